@@ -1,0 +1,232 @@
+"""Outcomes as bytes: what each task of an attempt gave.
+
+The worker packs them, never raising; the driver reads their kinds and durations
+without touching the user's values, and unpacks the values on its own thread.
+"""
+
+from __future__ import annotations
+
+import enum
+import pickle
+import struct
+import traceback
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from joblib_distributed.data.payload import PROTOCOL, pack
+from joblib_distributed.errors import (
+    ErrorTransferError,
+    RemoteTraceback,
+    ResultTransferError,
+    TaskExitError,
+)
+
+
+class Kind(enum.IntEnum):
+    """What a task of an attempt gave."""
+
+    VALUE = 0
+    ERROR = 1
+    NOT_RUN = 2
+
+
+class Stage(enum.IntEnum):
+    """Where in a task's life its error was raised."""
+
+    UNPACK = 0
+    RUN = 1
+    PACK_RESULT = 2
+
+
+class Outcome(NamedTuple):
+    """What one task of an attempt gave."""
+
+    kind: Kind
+    #: Seconds the worker spent on the task: unpacking, running, packing.
+    duration: float
+    #: Pickle of the value, or of a `Failure`; empty if not run.
+    packed: bytes | memoryview = b""
+
+
+class Failure(NamedTuple):
+    """An exception of a task, as data that always unpickles."""
+
+    stage: Stage
+    #: Pickle of the exception, or None where it has none.
+    exception: bytes | None
+    type_name: str
+    text: str
+    traceback: str
+    #: Where it was raised: address and process id of the worker.
+    worker: str
+    #: Whether it would end a process: SystemExit and the like.
+    exits: bool
+
+
+class Report(NamedTuple):
+    """What an attempt gave: an outcome for each of its tasks, in their order."""
+
+    worker: str
+    outcomes: list[Outcome]
+
+
+NOT_RUN = Outcome(Kind.NOT_RUN, 0.0)
+
+_LENGTH = struct.Struct("<Q")
+
+
+def pack_report(worker: str, outcomes: Sequence[Outcome]) -> bytes:
+    """Join outcomes into one piece: header length, header, then the packed values."""
+    header = pickle.dumps(
+        (worker, [(int(o.kind), o.duration, len(o.packed)) for o in outcomes]),
+        protocol=PROTOCOL,
+    )
+    return b"".join(
+        [_LENGTH.pack(len(header)), header, *(outcome.packed for outcome in outcomes)]
+    )
+
+
+def unpack_report(packed: bytes) -> Report:
+    """Split what `pack_report` joined, copying nothing and unpickling no value."""
+    view = memoryview(packed)
+    (length,) = _LENGTH.unpack_from(view)
+    start = _LENGTH.size + length
+    worker, rows = pickle.loads(view[_LENGTH.size : start])
+    outcomes = []
+    for kind, duration, size in rows:
+        outcomes.append(Outcome(Kind(kind), duration, view[start : start + size]))
+        start += size
+    return Report(worker, outcomes)
+
+
+def pack_failure(error: BaseException, stage: Stage, worker: str) -> bytes:
+    """Pack an exception, whatever it is made of."""
+    try:
+        exception: bytes | None = pack(error)
+    except BaseException:  # whatever the user's __reduce__ raises: text is sent instead
+        exception = None
+    failure = (
+        int(stage),
+        exception,
+        f"{type(error).__module__}.{type(error).__qualname__}",
+        _text_of(error),
+        _traceback_of(error),
+        worker,
+        not isinstance(error, Exception),
+    )
+    return pickle.dumps(failure, protocol=PROTOCOL)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:  # a __str__ of the user's that raises
+        return "(its text could not be made)"
+
+
+def _traceback_of(error: BaseException) -> str:
+    try:
+        return "".join(
+            traceback.format_exception(type(error), error, error.__traceback__)
+        )
+    except BaseException:  # as above: formatting calls the user's __str__
+        return "".join(traceback.format_tb(error.__traceback__))
+
+
+def unpack_value(packed: bytes | memoryview, index: int, function: str) -> Any:
+    """Rebuild a task's result.
+
+    Raises
+    ------
+    ResultTransferError
+        If it cannot be rebuilt.
+    """
+    try:
+        return pickle.loads(packed)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise ResultTransferError.of(
+            index,
+            function,
+            "ran to its end, but its result could not be unpickled here: "
+            f"{type(error).__name__}: {_text_of(error)}. Most often the result's class "
+            "cannot be imported here, or its __reduce__ and __setstate__ do not agree. "
+            "Return plain data, or define the class in a module both sides have.",
+        ) from error
+
+
+def unpack_error(packed: bytes | memoryview, index: int, function: str) -> Exception:
+    """Rebuild the exception that `Parallel` is to raise for a failed task."""
+    stage, *rest = pickle.loads(packed)
+    failure = Failure(Stage(stage), *rest)
+    cause = RemoteTraceback(_story(failure, index, function))
+    error = _rebuild(failure, index, function)
+    error.__cause__ = cause
+    return error
+
+
+def _rebuild(failure: Failure, index: int, function: str) -> Exception:
+    if failure.exits:
+        return TaskExitError.of(
+            index,
+            function,
+            f"raised {failure.type_name} ({failure.text!r}) on worker "
+            f"{failure.worker}. Tasks cannot end the program: raise an ordinary "
+            "exception, or return a value that says to stop.",
+        )
+    if failure.stage is Stage.PACK_RESULT:
+        return ResultTransferError.of(
+            index,
+            function,
+            f"ran to its end on worker {failure.worker}, but its result could not be "
+            f"pickled: {failure.type_name}: {failure.text}. Return data instead of "
+            "handles such as locks, files, generators or connections.",
+        )
+    return _rebuild_users(failure, index, function)
+
+
+def _rebuild_users(failure: Failure, index: int, function: str) -> Exception:
+    reason = "it could not be pickled on the worker"
+    if failure.exception is not None:
+        try:
+            error = pickle.loads(failure.exception)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as obstacle:
+            reason = (
+                f"it could not be unpickled here: {type(obstacle).__name__}: "
+                f"{_text_of(obstacle)}"
+            )
+        else:
+            if isinstance(error, Exception):
+                _annotate(error, failure, index, function)
+                return error
+            reason = f"it unpickled as a {type(error).__name__}"
+    return ErrorTransferError.of(
+        index,
+        function,
+        f"raised {failure.type_name}: {failure.text} on worker {failure.worker}. The "
+        f"exception itself could not be brought here ({reason}); its traceback "
+        f"follows.\n\n{failure.traceback}",
+    )
+
+
+def _annotate(error: Exception, failure: Failure, index: int, function: str) -> None:
+    """Say on the exception itself what its own text cannot."""
+    if failure.stage is Stage.UNPACK and hasattr(error, "add_note"):
+        error.add_note(_story(failure, index, function, with_traceback=False))
+
+
+def _story(
+    failure: Failure, index: int, function: str, with_traceback: bool = True
+) -> str:
+    if failure.stage is Stage.UNPACK:
+        story = (
+            f"Task {index} ({function}) could not be unpickled on worker "
+            f"{failure.worker}: {failure.type_name}: {failure.text}. If a module is "
+            "missing, install it on every worker, in the version used here."
+        )
+    else:
+        story = f"Task {index} ({function}) failed on worker {failure.worker}."
+    return f"{story}\n\n{failure.traceback}" if with_traceback else story

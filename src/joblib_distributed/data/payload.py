@@ -1,0 +1,236 @@
+"""Tasks as bytes.
+
+Each task packs apart from its neighbours, so that one bad argument fails one task,
+and a batch can be split and sent again without packing anew. The function is packed
+apart from the arguments, once per call where that is safe.
+
+Does not cover: large buffers, which are packed in-band for now.
+
+See also
+--------
+joblib_distributed.data.outcome : the way back.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import hashlib
+import pickle
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import cloudpickle
+
+from joblib_distributed.errors import NotATaskError, TaskPackingError
+
+#: Pickle protocol of everything we send: the newest that Python 3.10 to 3.13 share.
+PROTOCOL = 5
+
+#: Callables that joblib, too, packs once per call. Anything else, a bound method say,
+#: carries state that the user's generator may change between two tasks: it is packed
+#: for each task, and equal content is sent once.
+_STATELESS = (types.FunctionType, types.BuiltinFunctionType, type)
+
+
+class PackedTask(NamedTuple):
+    """One task, ready to be sent any number of times."""
+
+    #: Position in the call, from 0.
+    index: int
+    #: Name of the function, for people.
+    name: str
+    #: Digest of `function`.
+    function_key: bytes
+    #: Pickle of the function, the same object for all tasks that share it.
+    function: bytes
+    #: Pickle of ``(args, kwargs)``.
+    arguments: bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the packed arguments in bytes."""
+        return len(self.arguments)
+
+
+class BatchPayload(NamedTuple):
+    """All that a worker needs to run a batch; holds only bytes and numbers."""
+
+    #: Identifies the call; what `worker.interrupt` is told to stop.
+    call: str
+    #: Pickle of the `CallContext`.
+    context: bytes
+    #: The packed functions that `tasks` refer to.
+    functions: dict[bytes, bytes]
+    #: ``(index, function key, arguments)`` of each task.
+    tasks: tuple[tuple[int, bytes, bytes], ...]
+
+
+class CallContext(NamedTuple):
+    """What every task of a call finds around itself on the worker."""
+
+    #: Backend of nested calls, a joblib `ParallelBackendBase`.
+    nested_backend: Any
+    #: ``n_jobs`` of nested calls that do not name one.
+    nested_n_jobs: int | None
+    #: Limit on the threads of BLAS and OpenMP libraries, if any.
+    inner_max_num_threads: int | None
+
+
+def pack(value: object) -> bytes:
+    """Pickle any object, also what only exists in the caller's ``__main__``."""
+    return bytes(cloudpickle.dumps(value, protocol=PROTOCOL))
+
+
+class _Invocation:
+    """Pickles as the call ``function(*args)``, made by whoever unpickles it."""
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._reduced = (function, args)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self._reduced
+
+
+def pack_invocation(function: Callable[..., Any], *args: Any) -> bytes:
+    """Return bytes whose ``pickle.loads`` calls ``function(*args)``.
+
+    The engine's scheduler unpickles the function of every task. Given
+    ``pickle.loads`` and these bytes it needs nothing of ours, and looks at nothing
+    of the user's.
+    """
+    return pickle.dumps(_Invocation(function, args), protocol=PROTOCOL)
+
+
+#: How many functions of a call `Packer` remembers. Few calls have more than one; a
+#: generator that makes a new lambda for each task must not fill the memory. A guess.
+REMEMBERED = 16
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class _Recent(collections.OrderedDict[K, V]):
+    """The last `REMEMBERED` items set."""
+
+    def __setitem__(self, key: K, value: V) -> None:
+        super().__setitem__(key, value)
+        while len(self) > REMEMBERED:
+            self.popitem(last=False)
+
+
+class Packer:
+    """Packs the tasks of one call, counting them.
+
+    Not thread-safe: joblib dispatches one batch at a time.
+    """
+
+    def __init__(self) -> None:
+        # By id. The function is kept so that its id stays its own.
+        self._known: _Recent[int, tuple[object, bytes, bytes]] = _Recent()
+        # By digest, so that equal functions share their bytes.
+        self._packed: _Recent[bytes, bytes] = _Recent()
+        self._count = 0
+
+    def pack_task(self, item: object) -> PackedTask:
+        """Pack what ``delayed(f)(...)`` returned.
+
+        Raises
+        ------
+        NotATaskError
+            If `item` is no such thing.
+        TaskPackingError
+            If something in it cannot be pickled.
+        """
+        index, self._count = self._count, self._count + 1
+        function, args, kwargs = _as_task(index, item)
+        name = function_name(function)
+        key, packed = self._pack_function(index, name, function)
+        try:
+            arguments = pack((args, kwargs))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            culprit = _find_culprit(args, kwargs)
+            raise _packing_error(index, name, culprit, error) from error
+        return PackedTask(index, name, key, packed, arguments)
+
+    def _pack_function(self, index: int, name: str, function: Any) -> tuple[bytes, bytes]:
+        known = self._known.get(id(function))
+        if known is not None:
+            return known[1:]
+        try:
+            packed = pack(function)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise _packing_error(index, name, "its function", error) from error
+        key = hashlib.blake2b(packed, digest_size=16).digest()
+        packed = self._packed.setdefault(key, packed)
+        if isinstance(function, _STATELESS):
+            self._known[id(function)] = (function, key, packed)
+        return key, packed
+
+
+def function_name(function: Any) -> str:
+    """Return a short name of any callable."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__name__", None)
+    return name if isinstance(name, str) else type(function).__name__
+
+
+def _as_task(
+    index: int, item: object
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    if isinstance(item, tuple) and len(item) == 3:
+        function, args, kwargs = item
+        if callable(function) and isinstance(kwargs, dict):
+            return function, tuple(args), kwargs
+    raise NotATaskError.of(
+        index,
+        type(item).__name__,
+        f"is no task: the iterable yielded {_shorten(item)}. Write "
+        "delayed(function)(arguments) for each task.",
+    )
+
+
+def _find_culprit(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Name the first argument that does not pack by itself."""
+    named = [(f"argument {position}", arg) for position, arg in enumerate(args)]
+    named += [(f"argument {name!r}", arg) for name, arg in kwargs.items()]
+    for name, arg in named:
+        try:
+            pack(arg)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            return f"{name} (of type {type(arg).__name__})"
+    return "its arguments"
+
+
+def _packing_error(
+    index: int, name: str, culprit: str, error: BaseException
+) -> Exception:
+    return TaskPackingError.of(
+        index,
+        name,
+        f"could not be pickled: could not pickle the task to send to the workers "
+        f"because of {culprit}: {type(error).__name__}: {_shorten_text(str(error))}. "
+        "Pass data instead of handles such as locks, files or connections, and open "
+        "those inside the task.",
+    )
+
+
+def _shorten(value: object) -> str:
+    try:
+        text = repr(value)
+    except Exception:  # a repr of the user's that raises must not hide our message
+        text = "an object whose repr fails"
+    return f"{_shorten_text(text)} ({type(value).__name__})"
+
+
+def _shorten_text(text: str, limit: int = 200) -> str:
+    return text if len(text) <= limit else text[:limit] + "..."

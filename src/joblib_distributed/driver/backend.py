@@ -1,0 +1,247 @@
+"""joblib's contract, translated. Holds no policy.
+
+joblib may share one backend object between several `Parallel` objects. The one the user
+configures is therefore only a *front*: asked to configure itself for a `Parallel` it
+answers with a backend of its own for that one, through `FallbackToBackend`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from joblib.parallel import (
+    FallbackToBackend,
+    ParallelBackendBase,
+    SequentialBackend,
+)
+
+from joblib_distributed.data.payload import CallContext, pack
+from joblib_distributed.driver import joblib_hooks
+from joblib_distributed.driver.cluster import (
+    Cluster,
+    embedded_threads,
+    find_cluster,
+)
+from joblib_distributed.driver.running import Error, RunningCall, Values
+from joblib_distributed.driver.seceding import seceded
+from joblib_distributed.options import Options
+
+#: What joblib passes to `configure` besides the options of this backend.
+_JOBLIB_KEYWORDS = frozenset(
+    {"max_nbytes", "temp_folder", "mmap_mode", "prefer", "require", "verbose", "context"}
+)
+
+
+class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
+    """Runs `joblib.Parallel` calls on a dask.distributed cluster.
+
+    Made by joblib, from ``parallel_config(backend="dask.distributed", ...)`` or
+    ``Parallel(backend="dask.distributed", ...)``. Nothing is connected or started
+    before the first call.
+
+    Parameters
+    ----------
+    nesting_level : int, optional
+        joblib's: how many backends are active around this one.
+    inner_max_num_threads : int, optional
+        Limit on the threads of BLAS and OpenMP libraries in each task.
+    **options
+        See `joblib_distributed.Options`.
+
+    Raises
+    ------
+    OptionNameError, OptionTypeError, OptionValueError
+        If an option does not exist or cannot have that value.
+    """
+
+    supports_retrieve_callback = True
+    supports_inner_max_num_threads = True
+    supports_sharedmem = False
+    uses_threads = False
+    default_n_jobs = -1
+
+    def __init__(
+        self,
+        nesting_level: int | None = None,
+        inner_max_num_threads: int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads
+        )
+        self.options = Options.from_keywords(options)
+        #: The `Parallel` this backend belongs to; None for a front.
+        self.parallel: Any = None
+        self._cluster: Cluster | None = None
+        self._n_jobs = 1
+        self._call: RunningCall | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What arrives elsewhere finds its cluster anew, and is nobody's.
+        return _rebuild, (
+            self.options.portable(),
+            self.nesting_level,
+            self.inner_max_num_threads,
+        )
+
+    # --------------------------------------------------------------- before a call
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """Return how many tasks may run at a time.
+
+        Raises
+        ------
+        ValueError
+            If `n_jobs` is 0.
+        """
+        if n_jobs is None:
+            n_jobs = self.default_n_jobs
+        if n_jobs == 0:
+            raise ValueError(
+                "n_jobs == 0 in Parallel has no meaning: use -1 for the whole cluster, "
+                "or the number of tasks that may run at a time."
+            )
+        if n_jobs > 0 and self.options.cap_n_jobs:
+            return n_jobs
+        threads = self._threads()
+        if n_jobs == -1 or not self.options.cap_n_jobs or threads == 0:
+            return threads
+        return max(threads + 1 + n_jobs, 1)
+
+    def _threads(self) -> int:
+        if self._cluster is None:
+            planned = embedded_threads(self.options)
+            if planned is not None:
+                return planned
+        return self._find_cluster().wait_for_threads(self.options)
+
+    def _find_cluster(self) -> Cluster:
+        if self._cluster is None or self._cluster.closed:
+            self._cluster = find_cluster(self.options)
+        return self._cluster
+
+    def configure(self, n_jobs: int = 1, parallel: Any = None, **keywords: Any) -> int:
+        """Prepare for the calls of one `Parallel`; return how many jobs it has.
+
+        Raises
+        ------
+        FallbackToBackend
+            joblib's way to be told of another backend: for a front, one that belongs to
+            `parallel`; for a single job, the sequential one.
+        """
+        given = {k: v for k, v in keywords.items() if k not in _JOBLIB_KEYWORDS}
+        options = self.options.replace(given)
+        if n_jobs == 1 and options.cap_n_jobs:
+            raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
+        if self.parallel is not parallel or given:
+            raise FallbackToBackend(self._belonging_to(parallel, options))
+        self._n_jobs = n_jobs
+        cluster = self._find_cluster()
+        jobs = self._jobs_for_joblib(n_jobs)
+        if jobs > 1 and self.nesting_level in (0, None):
+            cluster.check_workers()
+        return jobs
+
+    def _belonging_to(self, parallel: Any, options: Options) -> DaskDistributedBackend:
+        backend = DaskDistributedBackend(
+            nesting_level=self.nesting_level,
+            inner_max_num_threads=self.inner_max_num_threads,
+        )
+        backend.options = options
+        backend.parallel = parallel
+        return backend
+
+    def _jobs_for_joblib(self, n_jobs: int) -> int:
+        """Return what `effective_n_jobs` says, but never 1 for somebody's cluster.
+
+        joblib runs a call of a single job in the calling process. On an embedded
+        cluster that is as good; one that the user named may be another machine. The
+        ledger's limit still is 1.
+        """
+        jobs = self.effective_n_jobs(n_jobs)
+        return 2 if jobs == 1 and not self._find_cluster().is_embedded else jobs
+
+    # --------------------------------------------------------------- during a call
+    def start_call(self) -> None:
+        """Open the ledger of a call."""
+        limited = self.options.cap_n_jobs and self._n_jobs != -1
+        limit = self.effective_n_jobs(self._n_jobs) if limited else None
+        cluster = self._find_cluster()
+        self._call = RunningCall(
+            cluster=cluster,
+            options=self.options,
+            limit=limit,
+            context=pack(self._context()),
+            carry_back=self._carry_back,
+            dispatch_more=self._dispatch_more,
+        )
+        if limit is None:
+            self._call.plan_for(cluster.threads(self.options))
+
+    def _context(self) -> CallContext:
+        backend, n_jobs = self.get_nested_backend()
+        return CallContext(backend, n_jobs, self.inner_max_num_threads)
+
+    def get_nested_backend(self) -> tuple[DaskDistributedBackend, int]:
+        """Return the backend, and its ``n_jobs``, of calls inside the tasks."""
+        backend = DaskDistributedBackend(
+            nesting_level=(self.nesting_level or 0) + 1,
+            inner_max_num_threads=self.inner_max_num_threads,
+        )
+        backend.options = self.options.nested()
+        return backend, -1
+
+    def submit(self, func: Any, callback: Any = None) -> None:
+        """Dispatch a joblib batch; `callback` gets its results or its error."""
+        assert self._call is not None, "joblib calls start_call first"
+        self._call.dispatch(joblib_hooks.tasks_of(func), callback)
+
+    def retrieve_result_callback(self, out: Values | Error) -> list[object]:
+        """Return what the batch gave, or raise."""
+        if isinstance(out, Error):
+            raise out.error
+        return out.values
+
+    def compute_batch_size(self) -> int:
+        """Return how many tasks joblib is to put in the next batch."""
+        return self._call.policy.batch_size() if self._call else 1
+
+    @contextlib.contextmanager
+    def retrieval_context(self) -> Iterator[None]:
+        """Wait for results without keeping a thread of the worker we may be in."""
+        with seceded():
+            yield
+
+    def _carry_back(self, callback: Any, error: Error) -> bool:
+        return joblib_hooks.carry_back(self.parallel, callback, error)
+
+    def _dispatch_more(self, batches: int) -> int:
+        return joblib_hooks.dispatch_more(self.parallel, batches)
+
+    # ---------------------------------------------------------------- after a call
+    def abort_everything(self, ensure_ready: bool = True) -> None:
+        """Stop what the call has queued or running."""
+        if self._call is not None:
+            self._call.cancel()
+
+    def stop_call(self) -> None:
+        """Close the ledger of the call."""
+        if self._call is not None:
+            self._call.stop()
+            self._call = None
+
+    def terminate(self) -> None:
+        """Let go of the cluster; it was not made for this `Parallel` alone."""
+        self.stop_call()
+        self._cluster = None
+
+
+def _rebuild(
+    options: Options, nesting_level: int | None, inner_max_num_threads: int | None
+) -> DaskDistributedBackend:
+    backend = DaskDistributedBackend(
+        nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads
+    )
+    backend.options = options
+    return backend

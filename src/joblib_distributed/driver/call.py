@@ -1,0 +1,463 @@
+"""One `Parallel` call as a ledger: events in, instructions out.
+
+The ledger is the truth about a call. For each undelivered task it keeps the packed
+bytes and the attempt that carries it, so whatever the engine forgets can be sent again;
+a late or second outcome finds no attempt and is dropped.
+
+Pure: no thread, no clock, no input or output, neither joblib nor distributed.
+
+See also
+--------
+joblib_distributed.driver.running : feeds the events and carries out the instructions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from joblib_distributed.data.outcome import Kind, Outcome
+from joblib_distributed.data.payload import PackedTask
+from joblib_distributed.errors import (
+    ClusterError,
+    JoblibDistributedError,
+    NoWorkersError,
+    TaskError,
+    TaskLostError,
+    WorkerDiedError,
+)
+
+#: Looks at the scheduler in a row that must find an attempt unknown before it counts as
+#: lost. One is too few: the attempt may still be on its way. Two is a guess.
+LOOKS_BEFORE_LOST = 2
+
+#: How often a task that is alone may be killed with its worker. The scheduler itself
+#: tries such a task on `allowed-failures` + 1 workers, 4 by default, before it says so.
+SOLO_DEATHS_ALLOWED = 0
+
+
+# ------------------------------------------------------------------------------- events
+@dataclasses.dataclass(frozen=True)
+class Dispatched:
+    """joblib handed over tasks whose results it wants together."""
+
+    delivery: int
+    tasks: Sequence[PackedTask]
+
+
+@dataclasses.dataclass(frozen=True)
+class AttemptFinished:
+    """The outcomes of an attempt are here."""
+
+    key: str
+    worker: str
+    outcomes: Sequence[Outcome]
+
+
+@dataclasses.dataclass(frozen=True)
+class AttemptKilled:
+    """The engine gave an attempt up because the workers that ran it died."""
+
+    key: str
+    #: What is known of the last worker, for people.
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True)
+class AttemptLost:
+    """The engine forgot an attempt: cancelled by somebody, restarted, disconnected."""
+
+    key: str
+
+
+@dataclasses.dataclass(frozen=True)
+class AttemptFailed:
+    """The engine raised instead of running our function."""
+
+    key: str
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Looked:
+    """What the scheduler says of attempts that have not been heard of for a while."""
+
+    now: float
+    #: The scheduler's state of each attempt, None for one it does not know.
+    states: Mapping[str, str | None]
+    #: Threads of the whole cluster.
+    threads: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterFailed:
+    """Nothing can be sent any more."""
+
+    error: ClusterError
+
+
+@dataclasses.dataclass(frozen=True)
+class Cancelled:
+    """Nobody wants the rest of the call."""
+
+
+Event = (
+    Dispatched
+    | AttemptFinished
+    | AttemptKilled
+    | AttemptLost
+    | AttemptFailed
+    | Looked
+    | ClusterFailed
+    | Cancelled
+)
+
+
+# ------------------------------------------------------------------------- instructions
+@dataclasses.dataclass(frozen=True)
+class Send:
+    """Submit an attempt under this fresh key."""
+
+    key: str
+    tasks: Sequence[PackedTask]
+
+
+@dataclasses.dataclass(frozen=True)
+class Deliver:
+    """Give joblib the values of a delivery, in the order of its tasks."""
+
+    delivery: int
+    tasks: Sequence[PackedTask]
+    outcomes: Sequence[Outcome]
+
+
+@dataclasses.dataclass(frozen=True)
+class DeliverError:
+    """Give joblib an error instead: a task's own packed one, or one of ours."""
+
+    delivery: int
+    task: PackedTask | None
+    error: Outcome | JoblibDistributedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """Tell the engine to forget these attempts."""
+
+    keys: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Interrupt:
+    """Stop whatever of the call is running on a worker."""
+
+
+Instruction = Send | Deliver | DeliverError | Release | Interrupt
+
+
+# --------------------------------------------------------------------------- the ledger
+@dataclasses.dataclass
+class _Entry:
+    """One undelivered task."""
+
+    task: PackedTask
+    delivery: _Delivery
+    #: How often it may still be tried again after an exception of its own.
+    retries_left: int
+    #: How often the engine gave it up while it was the call's only running task.
+    solo_deaths: int = 0
+
+
+@dataclasses.dataclass
+class _Delivery:
+    """Tasks whose results joblib wants together, through one callback."""
+
+    number: int
+    tasks: Sequence[PackedTask]
+    #: Values so far, by task index.
+    values: dict[int, Outcome] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass
+class _Attempt:
+    """One sending of a batch."""
+
+    entries: list[_Entry]
+    #: Whether it carries a suspect, with nothing else of the call in flight.
+    solo: bool
+    #: Looks in a row at which the scheduler did not know it.
+    unknown: int = 0
+    #: When the scheduler was first seen without a worker for it, on the looks' clock.
+    stranded_since: float | None = None
+
+
+class Call:
+    """The ledger of one `Parallel` call.
+
+    Not thread-safe: one thread handles all events of a call.
+
+    Parameters
+    ----------
+    name : str
+        Prefix of all keys, unique to the call but for the function's name, which is put
+        before it.
+    limit : int or None
+        How many attempts, and so tasks, may be in flight at a time. None for no limit.
+    retries : int
+        How often a task that raised is tried again.
+    stranded_timeout : float
+        Seconds after which an attempt that no worker can take is given up.
+    """
+
+    def __init__(
+        self, name: str, limit: int | None, retries: int, stranded_timeout: float
+    ) -> None:
+        self.name = name
+        self.limit = limit
+        self._retries = retries
+        self._stranded_timeout = stranded_timeout
+        self._sent = 0
+        self._over = False
+        # Deliveries not made yet, by number.
+        self._deliveries: dict[int, _Delivery] = {}
+        # Batches to send as soon as the limit allows.
+        self._waiting: deque[list[_Entry]] = deque()
+        # Tasks that were on a worker that died: each is to run alone.
+        self._suspects: deque[_Entry] = deque()
+        # Attempts by key.
+        self._in_flight: dict[str, _Attempt] = {}
+        self._handlers: dict[type, Callable[[Any], Iterable[Instruction]]] = {
+            Dispatched: self._on_dispatched,
+            AttemptFinished: self._on_finished,
+            AttemptKilled: self._on_killed,
+            AttemptLost: self._on_lost,
+            AttemptFailed: self._on_failed,
+            Looked: self._on_looked,
+            ClusterFailed: self._on_cluster_failed,
+            Cancelled: self._on_cancelled,
+        }
+
+    @property
+    def in_flight(self) -> frozenset[str]:
+        """Keys of the attempts that are out."""
+        return frozenset(self._in_flight)
+
+    @property
+    def undelivered(self) -> int:
+        """Number of deliveries that joblib still waits for."""
+        return len(self._deliveries)
+
+    def handle(self, event: Event) -> list[Instruction]:
+        """Take note of an event; return what is to be done, in this order."""
+        if self._over:
+            return []
+        instructions = list(self._handlers[type(event)](event))
+        if not self._over:
+            instructions.extend(self._send())
+        return instructions
+
+    # ------------------------------------------------------------------------- sending
+    def _send(self) -> Iterable[Instruction]:
+        """Send what may be sent.
+
+        While there are suspects, each runs when nothing else of the call does, so that
+        a death is the fault of the one task that was running.
+        """
+        while self._suspects and not self._in_flight:
+            entry = self._suspects.popleft()
+            if entry.delivery.number in self._deliveries:
+                yield self._attempt([entry], solo=True)
+        if self._suspects or any(a.solo for a in self._in_flight.values()):
+            return
+        while self._waiting and self._has_room():
+            batch = [
+                entry
+                for entry in self._waiting.popleft()
+                if entry.delivery.number in self._deliveries
+            ]
+            if batch:
+                yield self._attempt(batch, solo=False)
+
+    def _has_room(self) -> bool:
+        return self.limit is None or len(self._in_flight) < self.limit
+
+    def _attempt(self, entries: list[_Entry], solo: bool) -> Send:
+        self._sent += 1
+        key = f"{batch_name(entry.task for entry in entries)}-{self.name}-{self._sent}"
+        self._in_flight[key] = _Attempt(entries, solo)
+        return Send(key, [entry.task for entry in entries])
+
+    # ------------------------------------------------------------------------- events
+    def _on_dispatched(self, event: Dispatched) -> Iterable[Instruction]:
+        delivery = _Delivery(event.delivery, event.tasks)
+        self._deliveries[event.delivery] = delivery
+        self._waiting.append(
+            [_Entry(task, delivery, self._retries) for task in event.tasks]
+        )
+        return ()
+
+    def _on_finished(self, event: AttemptFinished) -> Iterable[Instruction]:
+        attempt = self._in_flight.pop(event.key, None)
+        if attempt is None:
+            return
+        yield Release([event.key])
+        again = []
+        for entry, outcome in zip(attempt.entries, event.outcomes, strict=True):
+            if entry.delivery.number not in self._deliveries:
+                continue
+            if outcome.kind is Kind.VALUE:
+                entry.delivery.values[entry.task.index] = outcome
+                yield from self._deliver_if_complete(entry.delivery)
+            elif outcome.kind is Kind.NOT_RUN:
+                again.append(entry)
+            elif entry.retries_left > 0:
+                entry.retries_left -= 1
+                again.append(entry)
+            else:
+                yield self._fail(entry, outcome)
+        self._put_back(again, attempt.solo)
+
+    def _deliver_if_complete(self, delivery: _Delivery) -> Iterable[Instruction]:
+        if len(delivery.values) == len(delivery.tasks):
+            del self._deliveries[delivery.number]
+            outcomes = [delivery.values[task.index] for task in delivery.tasks]
+            yield Deliver(delivery.number, delivery.tasks, outcomes)
+
+    def _fail(
+        self, entry: _Entry, error: Outcome | JoblibDistributedError
+    ) -> DeliverError:
+        del self._deliveries[entry.delivery.number]
+        return DeliverError(entry.delivery.number, entry.task, error)
+
+    def _put_back(self, entries: list[_Entry], suspect: bool = False) -> None:
+        """Have tasks sent again before any that was never sent."""
+        if suspect:
+            self._suspects.extendleft(reversed(entries))
+        elif entries:
+            self._waiting.appendleft(entries)
+
+    def _on_killed(self, event: AttemptKilled) -> Iterable[Instruction]:
+        attempt = self._in_flight.pop(event.key, None)
+        if attempt is None:
+            return
+        yield Release([event.key])
+        if not attempt.solo:
+            self._suspects.extend(attempt.entries)
+            return
+        (entry,) = attempt.entries
+        entry.solo_deaths += 1
+        if entry.solo_deaths <= SOLO_DEATHS_ALLOWED:
+            self._put_back([entry], suspect=True)
+        elif entry.delivery.number in self._deliveries:
+            yield self._fail(entry, _worker_died(entry, event.detail))
+
+    def _on_lost(self, event: AttemptLost) -> Iterable[Instruction]:
+        attempt = self._in_flight.pop(event.key, None)
+        if attempt is None:
+            return
+        yield Release([event.key])
+        self._put_back(attempt.entries, attempt.solo)
+
+    def _on_failed(self, event: AttemptFailed) -> Iterable[Instruction]:
+        attempt = self._in_flight.pop(event.key, None)
+        if attempt is None:
+            return
+        yield Release([event.key])
+        for entry in attempt.entries:
+            if entry.delivery.number in self._deliveries:
+                yield self._fail(entry, _never_ran(entry, event.detail))
+
+    def _on_looked(self, event: Looked) -> Iterable[Instruction]:
+        for key, state in event.states.items():
+            attempt = self._in_flight.get(key)
+            if attempt is None:
+                continue
+            attempt.unknown = attempt.unknown + 1 if state in (None, "erred") else 0
+            if attempt.unknown >= LOOKS_BEFORE_LOST:
+                yield from self._on_lost(AttemptLost(key))
+            elif self._is_stranded(attempt, state, event):
+                yield from self._give_up_stranded(key, event)
+
+    def _is_stranded(self, attempt: _Attempt, state: str | None, look: Looked) -> bool:
+        if state != "no-worker" and look.threads > 0:
+            attempt.stranded_since = None
+            return False
+        if attempt.stranded_since is None:
+            attempt.stranded_since = look.now
+        return look.now - attempt.stranded_since >= self._stranded_timeout
+
+    def _give_up_stranded(self, key: str, look: Looked) -> Iterable[Instruction]:
+        attempt = self._in_flight.pop(key)
+        yield Release([key])
+        for entry in attempt.entries:
+            if entry.delivery.number in self._deliveries:
+                yield self._fail(
+                    entry, _no_worker(entry, look.threads, self._stranded_timeout)
+                )
+
+    def _on_cluster_failed(self, event: ClusterFailed) -> Iterable[Instruction]:
+        self._over = True
+        for number in self._deliveries:
+            yield DeliverError(number, None, event.error)
+        self._forget()
+
+    def _on_cancelled(self, event: Cancelled) -> Iterable[Instruction]:
+        self._over = True
+        if self._in_flight:
+            # 1. Queued batches are dropped, 2. running ones interrupted. The worker
+            # remembers the call, so a batch that starts in between is refused there.
+            yield Release(sorted(self._in_flight))
+            yield Interrupt()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._deliveries.clear()
+        self._waiting.clear()
+        self._suspects.clear()
+        self._in_flight.clear()
+
+
+def batch_name(tasks: Iterable[PackedTask]) -> str:
+    """Name a batch after its functions, as dask's dashboard is to show it."""
+    names = {task.name for task in tasks}
+    prefix = "batch_of" if len(names) == 1 else "mixed_batch_of"
+    return f"{prefix}_{min(names, default='nothing').replace('-', '_')}"
+
+
+def _worker_died(entry: _Entry, detail: str) -> TaskError:
+    return WorkerDiedError.of(
+        entry.task.index,
+        entry.task.name,
+        f"killed the worker processes that ran it, also when it ran alone: {detail} "
+        "The likely causes are a crash in native code, os._exit, or more memory than "
+        "the worker may use. Run this task by itself to see, or give workers more "
+        "memory.",
+    )
+
+
+def _never_ran(entry: _Entry, detail: str) -> TaskError:
+    return TaskLostError.of(
+        entry.task.index,
+        entry.task.name,
+        f"could not be started on a worker: {detail} If a module is missing there, "
+        "install joblib-distributed and joblib in the workers' environment.",
+    )
+
+
+def _no_worker(entry: _Entry, threads: int, timeout: float) -> JoblibDistributedError:
+    if threads:
+        reason = (
+            f"the cluster has {threads} threads, but none that the options workers= "
+            "and resources= allow. Correct them, or start such a worker"
+        )
+    else:
+        reason = (
+            "the cluster has no worker left. Start workers, or raise "
+            "wait_for_workers_timeout"
+        )
+    return NoWorkersError(
+        f"Task {entry.task.index} ({entry.task.name}) found no worker for "
+        f"{timeout:g} seconds: {reason}."
+    )

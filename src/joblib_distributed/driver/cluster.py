@@ -1,0 +1,443 @@
+"""The only module that touches `distributed.Client`.
+
+`find_cluster` says where the cluster comes from; `Cluster` is what the rest of the
+driver needs of it.
+
+Does not cover: what is sent when, and what an end means for the call: see
+`driver.call`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import contextlib
+import os
+import pickle
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import dask
+import distributed
+from distributed import Client, Future, get_worker
+from distributed.scheduler import KilledWorker
+
+from joblib_distributed.data.outcome import unpack_report
+from joblib_distributed.data.payload import BatchPayload, pack_invocation
+from joblib_distributed.driver import embedded
+from joblib_distributed.driver.call import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptKilled,
+    AttemptLost,
+    ClusterFailed,
+    Event,
+    Looked,
+)
+from joblib_distributed.errors import (
+    AsynchronousClientError,
+    ClusterClosedError,
+    EnvironmentMismatchError,
+    NoWorkersError,
+    OptionTypeError,
+    SchedulerUnreachableError,
+)
+from joblib_distributed.options import Options
+from joblib_distributed.worker.interrupt import interrupt_call
+from joblib_distributed.worker.probe import describe_worker
+from joblib_distributed.worker.run import run_batch
+
+#: Seconds a worker may take to answer what is asked outside of tasks. One that does not
+#: is busy or frozen, and is trusted. A guess.
+ANSWER_TIMEOUT = 30.0
+
+_LARGE = "distributed.admin.large-graph-warning-threshold"
+_AS_IS = contextlib.nullcontext()
+
+Post = Callable[[Event], None]
+
+
+class Cluster:
+    """A client's cluster, as one process drives it.
+
+    Thread-safe. Events are posted from the client's event loop.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Synchronous and connected.
+    is_embedded : bool
+        Whether the cluster is the one we started ourselves.
+    """
+
+    def __init__(self, client: Client, is_embedded: bool = False) -> None:
+        self.client = client
+        self.is_embedded = is_embedded
+        self._lock = threading.Lock()
+        #: Our reference to each attempt: while it lives, the engine keeps the attempt.
+        self._futures: dict[str, Future[Any]] = {}
+
+    # ------------------------------------------------------------------ what it is like
+    @property
+    def closed(self) -> bool:
+        """Whether the client has been closed, or gave up its scheduler."""
+        return self.client.status in ("closing", "closed")
+
+    def threads(self, options: Options) -> int:
+        """Return the number of threads that may run tasks with these options."""
+        threads = self._ask(self.client.nthreads)
+        if options.workers is None or options.allow_other_workers:
+            return sum(threads.values())
+        names = options.workers
+        names = {names} if isinstance(names, str) else set(names)
+        # Aliases and host names are the scheduler's business: then all are counted.
+        allowed = [n for address, n in threads.items() if address in names]
+        return sum(allowed) or sum(threads.values())
+
+    def wait_for_threads(self, options: Options) -> int:
+        """Return `threads`, waiting for a worker if there is none.
+
+        Raises
+        ------
+        NoWorkersError
+            If there is none after ``wait_for_workers_timeout`` seconds. A timeout of 0
+            gives 0 threads instead, for joblib to refuse.
+        """
+        threads = self.threads(options)
+        if threads or not options.wait_for_workers_timeout:
+            return threads
+        # A task that waits is what makes an adaptive cluster start a worker.
+        probe = self.client.submit(
+            pickle.loads, pack_invocation(int), pure=False, **_constraints(options)
+        )
+        try:
+            probe.result(timeout=options.wait_for_workers_timeout)
+        except distributed.TimeoutError as error:
+            raise _no_workers(options, self.client) from error
+        finally:
+            probe.release()
+        return self.threads(options)
+
+    def check_workers(self) -> None:
+        """Make sure that workers not seen before can run our tasks.
+
+        Raises
+        ------
+        EnvironmentMismatchError
+            If one runs another minor version of Python, or lacks a package.
+        """
+        seen = _checked.setdefault(self.client, set())
+        new = [a for a in self._ask(self.client.nthreads) if a not in seen]
+        if not new:
+            return
+        answers = self._ask(
+            self.client.run,
+            pickle.loads,
+            pack_invocation(describe_worker),
+            workers=new,
+            on_error="return",
+        )
+        for address, answer in answers.items():
+            _check_answer(address, answer)
+            seen.add(address)
+
+    def _ask(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except (OSError, RuntimeError) as error:
+            if self.closed:
+                raise _closed() from error
+            raise SchedulerUnreachableError(
+                f"The scheduler at {_address(self.client)} did not answer: {error!r}. It "
+                "has probably stopped. Start it again, and connect a new client."
+            ) from error
+
+    # ------------------------------------------------------------------------- attempts
+    def send(self, key: str, batch: BatchPayload, options: Options, post: Post) -> None:
+        """Submit an attempt. Exactly one event about its end is posted.
+
+        Raises
+        ------
+        ClusterClosedError
+            If the client is closed.
+        """
+        payload = pack_invocation(run_batch, *batch)
+        with self._lock:
+            if self.closed:
+                raise _closed()
+            # dask advises to scatter what is larger than its threshold, 10 MB: advice
+            # that a user of joblib cannot follow.
+            with dask.config.set({_LARGE: "1 PiB"}) if len(payload) > 2**20 else _AS_IS:
+                future = self.client.submit(
+                    pickle.loads,
+                    payload,
+                    key=key,
+                    pure=False,
+                    priority=options.priority,
+                    **_constraints(options),
+                )
+            self._futures[key] = future
+        self.client.loop.add_callback(self._follow, key, future, post)
+
+    async def _follow(self, key: str, future: Future[Any], post: Post) -> None:
+        """Wait for an attempt's end, whatever it is, and post it."""
+        try:
+            # Until the bytes are here the result is not safe: its holder may die.
+            packed = await self.client.gather(future, asynchronous=True)
+            report = unpack_report(packed)
+            event: Event = AttemptFinished(key, report.worker, report.outcomes)
+        except KilledWorker as error:
+            event = AttemptKilled(key, _describe_death(error))
+        except (concurrent.futures.CancelledError, OSError):
+            event = AttemptLost(key)
+        except Exception as error:
+            event = AttemptFailed(key, f"{type(error).__name__}: {error}.")
+        if self.closed and not isinstance(event, AttemptFinished):
+            event = ClusterFailed(_closed())
+        post(event)
+
+    def report_closed(self, post: Post) -> None:
+        """Post the end of the cluster, which is noticed when nothing else is heard."""
+        post(ClusterFailed(_closed()))
+
+    def release(self, keys: Iterable[str]) -> None:
+        """Have the engine forget attempts, running or not."""
+        with self._lock:
+            futures = [self._futures.pop(key, None) for key in keys]
+        for future in futures:
+            if future is not None:
+                future.release()
+
+    def interrupt(self, call: str) -> concurrent.futures.Future[None]:
+        """Stop whatever runs for a call on any worker; return when that was said."""
+        return asyncio.run_coroutine_threadsafe(
+            self._interrupt(call), self.client.loop.asyncio_loop
+        )
+
+    async def _interrupt(self, call: str) -> None:
+        said = self.client.run(
+            pickle.loads, pack_invocation(interrupt_call, call), on_error="ignore"
+        )
+        try:
+            await asyncio.wait_for(said, ANSWER_TIMEOUT)
+        except (asyncio.TimeoutError, OSError, RuntimeError):
+            # A worker that does not answer is frozen or gone; the client may be, too.
+            pass
+
+    def look(self, keys: Iterable[str], post: Post) -> None:
+        """Ask the scheduler what it knows of attempts; post `Looked` if it answers."""
+        self.client.loop.add_callback(self._look, list(keys), post)
+
+    async def _look(self, keys: list[str], post: Post) -> None:
+        try:
+            states = await self.client.scheduler.get_task_status(keys=keys)
+            threads = await self.client.nthreads()
+        except (AttributeError, OSError, RuntimeError):
+            # No answer now: the connection's own end is noticed elsewhere.
+            return
+        # An operation that this scheduler does not know gives None.
+        post(Looked(time.monotonic(), states or {}, sum(threads.values())))
+
+
+def _constraints(options: Options) -> dict[str, Any]:
+    workers = options.workers
+    return {
+        "resources": dict(options.resources) if options.resources else None,
+        "workers": [workers] if isinstance(workers, str) else workers,
+        "allow_other_workers": options.allow_other_workers,
+    }
+
+
+def _describe_death(error: KilledWorker) -> str:
+    return (
+        f"{error.allowed_failures + 1} workers died in turn, the last one "
+        f"{error.last_worker.address}."
+    )
+
+
+def _check_answer(address: str, answer: object) -> None:
+    mine = sys.version_info[:2]
+    if isinstance(answer, BaseException):
+        raise EnvironmentMismatchError(
+            f"Worker {address} cannot run tasks: {type(answer).__name__}: {answer}. "
+            "Install joblib-distributed and joblib in the environment of every worker, "
+            "in the versions used here."
+        ) from answer
+    if isinstance(answer, (tuple, list)) and tuple(answer) != mine:
+        theirs = ".".join(map(str, answer))
+        here = ".".join(map(str, mine))
+        raise EnvironmentMismatchError(
+            f"Worker {address} runs Python {theirs}, this process Python {here}. "
+            "Functions cannot be sent between minor versions of Python: start the "
+            "workers from an environment with the same one."
+        )
+
+
+def _no_workers(options: Options, client: Client) -> NoWorkersError:
+    seconds = options.wait_for_workers_timeout
+    return NoWorkersError(
+        f"DaskDistributedBackend has no worker after {seconds} seconds. Make sure that "
+        f"workers are started and connect to the scheduler at {_address(client)}; if "
+        "they need longer, use parallel_config(backend='dask.distributed', "
+        f"wait_for_workers_timeout={max(10, 2 * seconds)})."
+    )
+
+
+def _closed() -> ClusterClosedError:
+    return ClusterClosedError(
+        "The dask client was closed while a joblib call was using it, or lost its "
+        "scheduler for longer than it waits. Keep the client and its cluster open until "
+        "the call returns, and run the call again with a new one."
+    )
+
+
+def _address(client: Client) -> str:
+    return str(getattr(client.scheduler, "address", "(closed)"))
+
+
+# --------------------------------------------------------- where the cluster comes from
+_own_lock = threading.Lock()
+#: Clients that we made and close, by process and by what they connect to.
+_own: dict[tuple[int, object], Client] = {}
+#: Addresses of the workers that passed `Cluster.check_workers`.
+_checked: weakref.WeakKeyDictionary[Client, set[str]] = weakref.WeakKeyDictionary()
+
+
+def find_cluster(options: Options) -> Cluster:
+    """Return the cluster that a call with these options runs on.
+
+    In this order: ``client``, ``scheduler_host``, inside a dask task its worker's own
+    client, the current client, dask's configured scheduler, the embedded cluster.
+
+    Raises
+    ------
+    AsynchronousClientError
+        If the client is asynchronous.
+    ClusterClosedError
+        If the client given is closed.
+    SchedulerUnreachableError
+        If nobody answers at the address given.
+    """
+    client = _existing_client(options)
+    if client is None:
+        key = embedded.size(options.n_workers, options.threads_per_worker)
+        client = _own_client(key, lambda: _connect_embedded(options))
+        return Cluster(client, is_embedded=True)
+    _check_usable(client)
+    return Cluster(client)
+
+
+def embedded_threads(options: Options) -> int | None:
+    """Return the embedded cluster's size if it is the one to be used but not started."""
+    if _is_elsewhere(options):
+        return None
+    processes, threads = embedded.size(options.n_workers, options.threads_per_worker)
+    return processes * threads
+
+
+def _is_elsewhere(options: Options) -> bool:
+    return bool(
+        options.client
+        or options.scheduler_host
+        or _in_task()
+        or _current_client()
+        or dask.config.get("scheduler-address", None)
+    )
+
+
+def _existing_client(options: Options) -> Client | None:
+    if options.client is not None:
+        return options.client
+    if options.scheduler_host is not None:
+        return _client_at(os.fspath(options.scheduler_host))
+    if _in_task():
+        return distributed.get_client()
+    current = _current_client()
+    if current is not None:
+        return current
+    address = dask.config.get("scheduler-address", None)
+    return _client_at(address) if address else None
+
+
+def _in_task() -> bool:
+    try:
+        get_worker()
+    except ValueError:
+        return False
+    return True
+
+
+def _current_client() -> Client | None:
+    try:
+        current = Client.current()
+    except ValueError:
+        return None
+    return current
+
+
+def _client_at(host: str) -> Client:
+    return _own_client(host, lambda: _connect(host))
+
+
+def _own_client(key: object, connect: Callable[[], Client]) -> Client:
+    with _own_lock:
+        client = _own.get((os.getpid(), key))
+        if client is None or client.status in ("closing", "closed"):
+            client = _own[os.getpid(), key] = connect()
+        return client
+
+
+def _connect(host: str) -> Client:
+    target = {"scheduler_file": host} if os.path.isfile(host) else {"address": host}
+    try:
+        return Client(**target, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:
+        raise SchedulerUnreachableError(
+            f"No dask scheduler could be reached at scheduler_host={host!r}: {error}. "
+            "Check host and port (a scheduler prints its address when it starts, and "
+            "8786 is its usual port), and that no firewall is between."
+        ) from error
+
+
+def _connect_embedded(options: Options) -> Client:
+    cluster = embedded.start(options.n_workers, options.threads_per_worker)
+    return Client(cluster, set_as_default=False)
+
+
+def _check_usable(client: Any) -> None:
+    if not isinstance(client, Client):
+        raise OptionTypeError(
+            f"client must be a distributed.Client, got {client!r}. To name a scheduler "
+            "by its address use scheduler_host='HOST:PORT'."
+        )
+    # `asynchronous` is also true of a synchronous client on its own event loop's thread,
+    # where waiting for a result would wait for ever.
+    if client.asynchronous or getattr(client, "_asynchronous", False):
+        raise AsynchronousClientError(
+            f"The dask client {client!r} is asynchronous, or this is its event loop's "
+            "thread: joblib calls wait for their results and would block the loop. Use "
+            "a synchronous Client, and call from an ordinary thread."
+        )
+    if client.status in ("closing", "closed"):
+        raise _closed()
+
+
+def shutdown() -> None:
+    """Close the clients and embedded clusters that this package started.
+
+    Called at the exit of the process. A later call starts anew.
+    """
+    with _own_lock:
+        mine = [key for key in _own if key[0] == os.getpid()]
+        clients = [_own.pop(key) for key in mine]
+    for client in clients:
+        client.close()
+    embedded.close_all()
+
+
+atexit.register(shutdown)

@@ -1,0 +1,109 @@
+"""The cluster we start when there is none.
+
+A `distributed.LocalCluster` of one process per available core, on loopback only,
+started on first use, shared by all calls of the process, closed at its exit.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Generator
+from typing import Any
+
+import dask
+import joblib
+from distributed import LocalCluster, Nanny
+from distributed.worker import Worker
+
+#: Name under which joblib registers loky's way of starting a process. Unlike
+#: multiprocessing's own it does not run the user's script again in each worker, so that
+#: a script needs no ``if __name__ == "__main__"``.
+START_METHOD = "loky"
+
+_SETTING = "distributed.worker.multiprocessing-method"
+
+
+class _LokyNanny(Nanny):
+    """A nanny that starts its worker by loky's method."""
+
+    async def instantiate(self) -> Any:
+        return await _Configured(super().instantiate(), {_SETTING: START_METHOD})
+
+
+class _Configured:
+    """Awaits a coroutine with dask's configuration changed, but only while it runs.
+
+    dask's configuration is the process's. Between two steps of the coroutine, which may
+    be seconds apart, the user's own settings are in force.
+    """
+
+    def __init__(self, coroutine: Any, settings: dict[str, Any]) -> None:
+        self._coroutine = coroutine
+        self._settings = settings
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        steps = self._coroutine.__await__()
+        step, given = steps.send, None
+        while True:
+            try:
+                with dask.config.set(self._settings):
+                    awaited = step(given)
+            except StopIteration as end:
+                return end.value
+            try:
+                step, given = steps.send, (yield awaited)
+            except BaseException as error:
+                step, given = steps.throw, error
+
+
+_lock = threading.Lock()
+_clusters: dict[tuple[int, int, int], LocalCluster] = {}
+
+
+def size(n_workers: int | None, threads_per_worker: int | None) -> tuple[int, int]:
+    """Return the number of processes, and of threads in each, that would be started."""
+    threads = threads_per_worker or 1
+    return n_workers or max(1, joblib.cpu_count() // threads), threads
+
+
+def start(n_workers: int | None, threads_per_worker: int | None) -> LocalCluster:
+    """Return the running embedded cluster of this size, starting it if need be."""
+    processes, threads = size(n_workers, threads_per_worker)
+    # A forked child must not use its parent's cluster: it has none of its threads.
+    key = (os.getpid(), processes, threads)
+    with _lock:
+        cluster = _clusters.get(key)
+        if cluster is None or cluster.status.name != "running":
+            cluster = _clusters[key] = _start(processes, threads)
+        return cluster
+
+
+def _start(processes: int, threads: int) -> LocalCluster:
+    return LocalCluster(
+        n_workers=processes,
+        threads_per_worker=threads,
+        worker_class=_LokyNanny if _can_start_processes() else Worker,
+        host="127.0.0.1",
+        protocol="tcp://",
+        # Nothing but loopback, and no limit: the user's own machine is the limit.
+        dashboard_address="127.0.0.1:0",
+        memory_limit=0,
+    )
+
+
+def _can_start_processes() -> bool:
+    import multiprocessing
+
+    # Worker processes of dask and of multiprocessing's pools are daemons, which may not
+    # have children; there the embedded cluster is made of threads.
+    return not multiprocessing.current_process().daemon
+
+
+def close_all() -> None:
+    """Close every embedded cluster of this process."""
+    with _lock:
+        mine = [key for key in _clusters if key[0] == os.getpid()]
+        clusters = [_clusters.pop(key) for key in mine]
+    for cluster in clusters:
+        cluster.close()

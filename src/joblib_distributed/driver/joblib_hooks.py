@@ -1,0 +1,76 @@
+"""The only module that touches names of joblib that it does not document.
+
+Each hook is guarded, has a test that says which release broke it, and is listed in
+``docs/architecture.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+#: What joblib calls a callback with; called exactly once for each batch.
+Callback = Callable[[Any], object]
+
+
+def tasks_of(batch: Any) -> Sequence[Any]:
+    """Return the items of a joblib batch, each as the iterable yielded it.
+
+    Rests on ``BatchedCalls.items`` (joblib 1.5 to 1.6).
+    """
+    return list(batch.items)
+
+
+def carry_back(parallel: Any, callback: Any, outcome: object) -> bool:
+    """Make joblib raise in the user's thread what was raised in ours.
+
+    joblib carries back an `Exception` of the user's iterable by registering a batch
+    that has failed. It forgets to for other exceptions, a `KeyboardInterrupt` say: they
+    end the callback and joblib waits for ever. This registers such a batch.
+
+    Rests on ``BatchCompletionCallBack(timestamp, size, parallel)``, the class of the
+    callback, and ``Parallel._register_new_job`` (joblib 1.5 to 1.6).
+
+    Parameters
+    ----------
+    parallel : joblib.Parallel
+    callback : callable
+        Any callback that joblib gave for this call.
+    outcome : object
+        What ``retrieve_result_callback`` will raise from.
+
+    Returns
+    -------
+    bool
+        Whether joblib took it.
+    """
+    try:
+        tracker = type(callback)(0, 1, parallel)
+        parallel._register_new_job(tracker)
+        tracker(outcome)
+    except (AttributeError, TypeError):
+        return False
+    return True
+
+
+def dispatch_more(parallel: Any, batches: int) -> int:
+    """Have joblib keep more batches in flight than it chose at the start of the call.
+
+    Each batch dispatched here is followed by another when it completes, as joblib's own
+    are. Rests on ``Parallel._lock``, ``_original_iterator`` and ``_aborting`` (joblib
+    1.5 to 1.6); without them, nothing more is dispatched.
+
+    Returns
+    -------
+    int
+        The number of batches dispatched.
+    """
+    for done in range(batches):
+        try:
+            with parallel._lock:
+                if parallel._original_iterator is None or parallel._aborting:
+                    return done
+                parallel.dispatch_next()
+        except AttributeError:
+            return done
+    return batches

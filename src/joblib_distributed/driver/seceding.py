@@ -1,0 +1,63 @@
+"""Leaves the worker's thread pool while a nested call waits.
+
+Without this, the tasks of a nested call could find every thread taken by tasks that
+wait for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+from distributed import get_worker, rejoin, secede
+
+from joblib_distributed.worker.interrupt import Interrupted
+
+
+class _ThisThread(threading.local):
+    #: Calls that this thread waits for; the first to wait leaves the pool for all.
+    waiting = 0
+    #: Whether we took it out of the pool, and so have to bring it back.
+    left = False
+
+
+_this_thread = _ThisThread()
+
+
+@contextlib.contextmanager
+def seceded() -> Iterator[None]:
+    """Wait inside this block without keeping one of the worker's threads.
+
+    Outside of a dask task, and in one that has seceded already, it does nothing.
+    """
+    if _this_thread.waiting == 0:
+        _this_thread.left = _leave_pool()
+    _this_thread.waiting += 1
+    thread = threading.get_ident()
+    unwanted = False
+    try:
+        yield
+    except Interrupted:
+        # Rejoining may take long, and the task is about to end: its thread ends with it.
+        unwanted = True
+        raise
+    finally:
+        # A generator can be closed by another thread than the one that made it.
+        if threading.get_ident() == thread:
+            _this_thread.waiting -= 1
+            if _this_thread.waiting == 0 and _this_thread.left:
+                _this_thread.left = False
+                if not unwanted:
+                    rejoin()
+
+
+def _leave_pool() -> bool:
+    try:
+        get_worker()
+        secede()
+    except ValueError:  # not in a task
+        return False
+    except (AttributeError, KeyError):  # not a thread of the pool, or no longer one
+        return False
+    return True

@@ -1,0 +1,216 @@
+"""The backend's options: validated once, at the edge, then passed on unchanged.
+
+See also
+--------
+joblib_distributed.driver.backend : receives them from the user.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+from joblib_distributed.errors import (
+    OptionNameError,
+    OptionTypeError,
+    OptionValueError,
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Options:
+    """What a user may choose about the backend.
+
+    Parameters
+    ----------
+    client : distributed.Client, optional
+        The client to use. Not closed by us.
+    scheduler_host : str, optional
+        ``"HOST:PORT"``, ``"tcp://..."``, ``"tls://..."`` or the path of a scheduler
+        file.
+    n_workers, threads_per_worker : int, optional
+        Size of the embedded cluster; used only when no other cluster is found.
+        Default: one process per available core, one thread each.
+    scatter : list or tuple, optional
+        Objects that many tasks take as arguments.
+    retries : int
+        How often a task that raised an exception is tried again.
+    priority : float
+        dask's priority of the call's tasks; higher runs first. Nested calls run
+        one step higher than their parents.
+    resources : dict of str to float, optional
+        Abstract resources each task takes on its worker.
+    workers : str or list of str, optional
+        Addresses or names of the workers that may run the tasks.
+    allow_other_workers : bool
+        Whether `workers` is only a preference.
+    wait_for_workers_timeout : float
+        Seconds to wait while the cluster has no worker before giving up.
+    cap_n_jobs : bool
+        Whether ``n_jobs`` limits the number of tasks that run at a time. If false,
+        a call always uses the whole cluster.
+
+    Raises
+    ------
+    OptionTypeError, OptionValueError
+        If a value cannot be meant.
+    """
+
+    client: Any = None
+    scheduler_host: str | None = None
+    n_workers: int | None = None
+    threads_per_worker: int | None = None
+    scatter: Sequence[Any] = ()
+    retries: int = 0
+    priority: float = 0
+    resources: Mapping[str, float] | None = None
+    workers: str | Sequence[str] | None = None
+    allow_other_workers: bool = False
+    wait_for_workers_timeout: float = 10
+    cap_n_jobs: bool = True
+
+    def __post_init__(self) -> None:
+        _check_host(self.scheduler_host)
+        _check_count("n_workers", self.n_workers, least=1, optional=True)
+        _check_count(
+            "threads_per_worker", self.threads_per_worker, least=1, optional=True
+        )
+        _check_count("retries", self.retries, least=0)
+        _check_number("priority", self.priority, least=float("-inf"))
+        _check_number("wait_for_workers_timeout", self.wait_for_workers_timeout)
+        _check_flag("allow_other_workers", self.allow_other_workers)
+        _check_flag("cap_n_jobs", self.cap_n_jobs)
+        _check_resources(self.resources)
+        _check_workers(self.workers, self.allow_other_workers)
+        scatter = () if self.scatter is None else self.scatter
+        if not isinstance(scatter, (list, tuple)):
+            raise OptionTypeError(
+                f"scatter must be a list/tuple, got `{type(scatter).__name__}`: write "
+                "scatter=[X] for a single object X."
+            )
+        object.__setattr__(self, "scatter", tuple(scatter))
+
+    @classmethod
+    def from_keywords(cls, keywords: Mapping[str, Any]) -> Options:
+        """Validate what a user wrote.
+
+        Raises
+        ------
+        OptionNameError
+            If a name is unknown; the message names the nearest.
+        """
+        check_names(keywords)
+        return cls(**keywords)
+
+    def replace(self, keywords: Mapping[str, Any]) -> Options:
+        """Return these options with some of them overridden."""
+        check_names(keywords)
+        return dataclasses.replace(self, **keywords) if keywords else self
+
+    def portable(self) -> Options:
+        """Return what of these options has a meaning in another process."""
+        return dataclasses.replace(self, client=None, scatter=())
+
+    def nested(self) -> Options:
+        """Return what a call made inside one of the tasks inherits.
+
+        The cluster is then the one the task runs on, so nothing that names a
+        cluster is kept; nor is data, which is with the task already.
+        """
+        return dataclasses.replace(
+            self.portable(), scheduler_host=None, priority=self.priority + 1
+        )
+
+
+#: Names of all options, in the order of the documentation.
+NAMES = tuple(field.name for field in dataclasses.fields(Options))
+
+
+def check_names(keywords: Mapping[str, Any]) -> None:
+    """Refuse names that are no options; see `Options.from_keywords`."""
+    for name in keywords:
+        if name not in NAMES:
+            near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)[0]
+            raise OptionNameError(
+                f"Unknown option {name}={keywords[name]!r} of the dask.distributed "
+                f"backend. Did you mean {near!r}? The options are: {', '.join(NAMES)}."
+            )
+
+
+def _check_host(host: object) -> None:
+    if host is None:
+        return
+    if not isinstance(host, (str, os.PathLike)):
+        raise OptionTypeError(
+            "scheduler_host must be 'HOST:PORT', an address or the path of a "
+            f"scheduler file, got {host!r} ({type(host).__name__})."
+        )
+    if not str(host):
+        raise OptionValueError(
+            "scheduler_host is an empty string. Leave it out to use the current "
+            "client or an embedded cluster, or give 'HOST:PORT'."
+        )
+
+
+def _check_count(name: str, value: object, least: int, optional: bool = False) -> None:
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise OptionTypeError(
+            f"{name} must be a whole number, got {value!r} ({type(value).__name__})."
+        )
+    if value < least:
+        raise OptionValueError(f"{name} must be at least {least}, got {value}.")
+
+
+def _check_number(name: str, value: object, least: float = 0) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise OptionTypeError(
+            f"{name} must be a number, got {value!r} ({type(value).__name__})."
+        )
+    if not float(value) >= least:
+        raise OptionValueError(f"{name} must be at least {least:g}, got {value}.")
+
+
+def _check_flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise OptionTypeError(
+            f"{name} must be True or False, got {value!r} ({type(value).__name__})."
+        )
+
+
+def _check_resources(resources: object) -> None:
+    if resources is None:
+        return
+    if not isinstance(resources, Mapping):
+        raise OptionTypeError(
+            "resources must be a dict such as {'GPU': 1}, got "
+            f"{resources!r} ({type(resources).__name__})."
+        )
+    for name, amount in resources.items():
+        _check_number(f"resources[{name!r}]", amount)
+
+
+def _check_workers(workers: object, others: bool) -> None:
+    if workers is None:
+        if others:
+            raise OptionValueError(
+                "allow_other_workers=True says that workers= is only a preference, "
+                "but workers= was not given. Name the preferred workers, or leave "
+                "both out."
+            )
+        return
+    names = [workers] if isinstance(workers, str) else workers
+    if (
+        not isinstance(names, (list, tuple, set, frozenset))
+        or not names
+        or not all(isinstance(name, str) for name in names)
+    ):
+        raise OptionTypeError(
+            "workers must be the address or name of a worker, or a non-empty list of "
+            f"them, got {workers!r}."
+        )
