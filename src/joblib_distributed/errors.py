@@ -124,7 +124,7 @@ class TaskLostError(TaskError):
     """The engine reported a failure before the task's own code could run."""
 
 
-class RemoteTraceback(Exception):
+class RemoteTraceback(Exception):  # noqa: N818 - it is the cause of one
     """The traceback of a task's exception, as text: the cause of that exception."""
 
     def __str__(self) -> str:

@@ -1,6 +1,6 @@
 """The backend's options: validated once, at the edge, then passed on unchanged.
 
-See also
+See Also
 --------
 joblib_distributed.driver.backend : receives them from the user.
 """

@@ -6,7 +6,7 @@ apart from the arguments, once per call where that is safe.
 
 Does not cover: large buffers, which are packed in-band for now.
 
-See also
+See Also
 --------
 joblib_distributed.data.outcome : the way back.
 """
@@ -14,6 +14,7 @@ joblib_distributed.data.outcome : the way back.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 import hashlib
 import pickle
@@ -34,7 +35,8 @@ PROTOCOL = 5
 _STATELESS = (types.FunctionType, types.BuiltinFunctionType, type)
 
 
-class PackedTask(NamedTuple):
+@dataclasses.dataclass(frozen=True, slots=True)
+class PackedTask:
     """One task, ready to be sent any number of times."""
 
     #: Position in the call, from 0.

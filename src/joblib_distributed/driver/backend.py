@@ -220,7 +220,7 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         return joblib_hooks.dispatch_more(self.parallel, batches)
 
     # ---------------------------------------------------------------- after a call
-    def abort_everything(self, ensure_ready: bool = True) -> None:
+    def abort_everything(self, ensure_ready: bool = True) -> None:  # noqa: ARG002
         """Stop what the call has queued or running."""
         if self._call is not None:
             self._call.cancel()

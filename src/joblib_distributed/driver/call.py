@@ -6,7 +6,7 @@ a late or second outcome finds no attempt and is dropped.
 
 Pure: no thread, no clock, no input or output, neither joblib nor distributed.
 
-See also
+See Also
 --------
 joblib_distributed.driver.running : feeds the events and carries out the instructions.
 """
@@ -15,13 +15,29 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from joblib_distributed.data.outcome import Kind, Outcome
 from joblib_distributed.data.payload import PackedTask
+from joblib_distributed.driver.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptKilled,
+    AttemptLost,
+    Cancelled,
+    ClusterFailed,
+    Deliver,
+    DeliverError,
+    Dispatched,
+    Event,
+    Instruction,
+    Interrupt,
+    Looked,
+    Release,
+    Send,
+)
 from joblib_distributed.errors import (
-    ClusterError,
     JoblibDistributedError,
     NoWorkersError,
     TaskError,
@@ -38,126 +54,6 @@ LOOKS_BEFORE_LOST = 2
 SOLO_DEATHS_ALLOWED = 0
 
 
-# ------------------------------------------------------------------------------- events
-@dataclasses.dataclass(frozen=True)
-class Dispatched:
-    """joblib handed over tasks whose results it wants together."""
-
-    delivery: int
-    tasks: Sequence[PackedTask]
-
-
-@dataclasses.dataclass(frozen=True)
-class AttemptFinished:
-    """The outcomes of an attempt are here."""
-
-    key: str
-    worker: str
-    outcomes: Sequence[Outcome]
-
-
-@dataclasses.dataclass(frozen=True)
-class AttemptKilled:
-    """The engine gave an attempt up because the workers that ran it died."""
-
-    key: str
-    #: What is known of the last worker, for people.
-    detail: str
-
-
-@dataclasses.dataclass(frozen=True)
-class AttemptLost:
-    """The engine forgot an attempt: cancelled by somebody, restarted, disconnected."""
-
-    key: str
-
-
-@dataclasses.dataclass(frozen=True)
-class AttemptFailed:
-    """The engine raised instead of running our function."""
-
-    key: str
-    detail: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Looked:
-    """What the scheduler says of attempts that have not been heard of for a while."""
-
-    now: float
-    #: The scheduler's state of each attempt, None for one it does not know.
-    states: Mapping[str, str | None]
-    #: Threads of the whole cluster.
-    threads: int
-
-
-@dataclasses.dataclass(frozen=True)
-class ClusterFailed:
-    """Nothing can be sent any more."""
-
-    error: ClusterError
-
-
-@dataclasses.dataclass(frozen=True)
-class Cancelled:
-    """Nobody wants the rest of the call."""
-
-
-Event = (
-    Dispatched
-    | AttemptFinished
-    | AttemptKilled
-    | AttemptLost
-    | AttemptFailed
-    | Looked
-    | ClusterFailed
-    | Cancelled
-)
-
-
-# ------------------------------------------------------------------------- instructions
-@dataclasses.dataclass(frozen=True)
-class Send:
-    """Submit an attempt under this fresh key."""
-
-    key: str
-    tasks: Sequence[PackedTask]
-
-
-@dataclasses.dataclass(frozen=True)
-class Deliver:
-    """Give joblib the values of a delivery, in the order of its tasks."""
-
-    delivery: int
-    tasks: Sequence[PackedTask]
-    outcomes: Sequence[Outcome]
-
-
-@dataclasses.dataclass(frozen=True)
-class DeliverError:
-    """Give joblib an error instead: a task's own packed one, or one of ours."""
-
-    delivery: int
-    task: PackedTask | None
-    error: Outcome | JoblibDistributedError
-
-
-@dataclasses.dataclass(frozen=True)
-class Release:
-    """Tell the engine to forget these attempts."""
-
-    keys: Sequence[str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Interrupt:
-    """Stop whatever of the call is running on a worker."""
-
-
-Instruction = Send | Deliver | DeliverError | Release | Interrupt
-
-
-# --------------------------------------------------------------------------- the ledger
 @dataclasses.dataclass
 class _Entry:
     """One undelivered task."""
@@ -403,7 +299,7 @@ class Call:
             yield DeliverError(number, None, event.error)
         self._forget()
 
-    def _on_cancelled(self, event: Cancelled) -> Iterable[Instruction]:
+    def _on_cancelled(self, _: Cancelled) -> Iterable[Instruction]:
         self._over = True
         if self._in_flight:
             # 1. Queued batches are dropped, 2. running ones interrupted. The worker

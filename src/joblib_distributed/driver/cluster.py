@@ -30,7 +30,7 @@ from distributed.scheduler import KilledWorker
 from joblib_distributed.data.outcome import unpack_report
 from joblib_distributed.data.payload import BatchPayload, pack_invocation
 from joblib_distributed.driver import embedded
-from joblib_distributed.driver.call import (
+from joblib_distributed.driver.events import (
     AttemptFailed,
     AttemptFinished,
     AttemptKilled,
@@ -93,8 +93,8 @@ class Cluster:
         threads = self._ask(self.client.nthreads)
         if options.workers is None or options.allow_other_workers:
             return sum(threads.values())
-        names = options.workers
-        names = {names} if isinstance(names, str) else set(names)
+        workers = options.workers
+        names = {workers} if isinstance(workers, str) else set(workers)
         # Aliases and host names are the scheduler's business: then all are counted.
         allowed = [n for address, n in threads.items() if address in names]
         return sum(allowed) or sum(threads.values())
@@ -223,11 +223,9 @@ class Cluster:
         said = self.client.run(
             pickle.loads, pack_invocation(interrupt_call, call), on_error="ignore"
         )
-        try:
+        # A worker that does not answer is frozen or gone; the client may be, too.
+        with contextlib.suppress(asyncio.TimeoutError, OSError, RuntimeError):
             await asyncio.wait_for(said, ANSWER_TIMEOUT)
-        except (asyncio.TimeoutError, OSError, RuntimeError):
-            # A worker that does not answer is frozen or gone; the client may be, too.
-            pass
 
     def look(self, keys: Iterable[str], post: Post) -> None:
         """Ask the scheduler what it knows of attempts; post `Looked` if it answers."""

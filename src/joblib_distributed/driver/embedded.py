@@ -24,7 +24,7 @@ START_METHOD = "loky"
 _SETTING = "distributed.worker.multiprocessing-method"
 
 
-class _LokyNanny(Nanny):
+class _LokyNanny(Nanny):  # type: ignore[misc]
     """A nanny that starts its worker by loky's method."""
 
     async def instantiate(self) -> Any:

@@ -23,10 +23,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from joblib_distributed.data.outcome import Outcome, unpack_error, unpack_value
-from joblib_distributed.data.payload import BatchPayload, PackedTask, Packer
+from joblib_distributed.data.payload import BatchPayload, Packer
 from joblib_distributed.driver.batching import BatchPolicy
-from joblib_distributed.driver.call import (
-    Call,
+from joblib_distributed.driver.call import Call
+from joblib_distributed.driver.cluster import Cluster
+from joblib_distributed.driver.events import (
     Cancelled,
     ClusterFailed,
     Deliver,
@@ -39,7 +40,6 @@ from joblib_distributed.driver.call import (
     Release,
     Send,
 )
-from joblib_distributed.driver.cluster import Cluster
 from joblib_distributed.driver.joblib_hooks import Callback
 from joblib_distributed.errors import ClusterError
 from joblib_distributed.options import Options

@@ -1,0 +1,134 @@
+"""What the ledger of a call is told, and what it tells to do.
+
+Events say what happened, in the past tense; instructions say what is to be done.
+
+See Also
+--------
+joblib_distributed.driver.call : the ledger.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from joblib_distributed.data.outcome import Outcome
+from joblib_distributed.data.payload import PackedTask
+from joblib_distributed.errors import ClusterError, JoblibDistributedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Dispatched:
+    """joblib handed over tasks whose results it wants together."""
+
+    delivery: int
+    tasks: Sequence[PackedTask]
+
+
+@dataclasses.dataclass(frozen=True)
+class AttemptFinished:
+    """The outcomes of an attempt are here."""
+
+    key: str
+    worker: str
+    outcomes: Sequence[Outcome]
+
+
+@dataclasses.dataclass(frozen=True)
+class AttemptKilled:
+    """The engine gave an attempt up because the workers that ran it died."""
+
+    key: str
+    #: What is known of the last worker, for people.
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True)
+class AttemptLost:
+    """The engine forgot an attempt: cancelled by somebody, restarted, disconnected."""
+
+    key: str
+
+
+@dataclasses.dataclass(frozen=True)
+class AttemptFailed:
+    """The engine raised instead of running our function."""
+
+    key: str
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Looked:
+    """What the scheduler says of attempts that have not been heard of for a while."""
+
+    now: float
+    #: The scheduler's state of each attempt, None for one it does not know.
+    states: Mapping[str, str | None]
+    #: Threads of the whole cluster.
+    threads: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterFailed:
+    """Nothing can be sent any more."""
+
+    error: ClusterError
+
+
+@dataclasses.dataclass(frozen=True)
+class Cancelled:
+    """Nobody wants the rest of the call."""
+
+
+Event = (
+    Dispatched
+    | AttemptFinished
+    | AttemptKilled
+    | AttemptLost
+    | AttemptFailed
+    | Looked
+    | ClusterFailed
+    | Cancelled
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Send:
+    """Submit an attempt under this fresh key."""
+
+    key: str
+    tasks: Sequence[PackedTask]
+
+
+@dataclasses.dataclass(frozen=True)
+class Deliver:
+    """Give joblib the values of a delivery, in the order of its tasks."""
+
+    delivery: int
+    tasks: Sequence[PackedTask]
+    outcomes: Sequence[Outcome]
+
+
+@dataclasses.dataclass(frozen=True)
+class DeliverError:
+    """Give joblib an error instead: a task's own packed one, or one of ours."""
+
+    delivery: int
+    task: PackedTask | None
+    error: Outcome | JoblibDistributedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """Tell the engine to forget these attempts."""
+
+    keys: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Interrupt:
+    """Stop whatever of the call is running on a worker."""
+
+
+Instruction = Send | Deliver | DeliverError | Release | Interrupt
