@@ -1,0 +1,116 @@
+"""Real ``dask scheduler`` and ``dask worker`` processes, from their command lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from types import TracebackType
+
+from distributed import Client
+
+from support.waiting import wait_until
+
+
+class CommandLineCluster:
+    """A scheduler and workers on loopback, each a process tree of its own.
+
+    Parameters
+    ----------
+    n_workers : int
+        Number of ``dask worker`` commands, each with its nanny.
+    nthreads : int
+        Threads of each.
+    """
+
+    def __init__(self, n_workers: int, nthreads: int) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="joblib-distributed-test-")
+        self.scheduler_file = os.path.join(self._folder.name, "scheduler.json")
+        self._n_workers = n_workers
+        self._nthreads = nthreads
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> CommandLineCluster:
+        try:
+            self.start_scheduler()
+            for _ in range(self._n_workers):
+                self.start_worker()
+            with Client(self.address, set_as_default=False) as client:
+                client.wait_for_workers(self._n_workers, timeout=30)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def address(self) -> str:
+        """The scheduler's, as ``tcp://HOST:PORT``."""
+        with open(self.scheduler_file) as file:
+            return str(json.load(file)["address"])
+
+    @property
+    def host_and_port(self) -> str:
+        """The scheduler's address as users write it: ``HOST:PORT``."""
+        return self.address.removeprefix("tcp://")
+
+    def start_scheduler(self) -> None:
+        self._start(
+            "scheduler",
+            "--host=127.0.0.1",
+            "--port=0",
+            "--no-dashboard",
+            "--dashboard-address=127.0.0.1:0",
+            f"--scheduler-file={self.scheduler_file}",
+        )
+        wait_until(
+            lambda: os.path.exists(self.scheduler_file),
+            30,
+            lambda: "the scheduler has not written its file",
+        )
+
+    def start_worker(self) -> subprocess.Popen[bytes]:
+        return self._start(
+            "worker",
+            f"--scheduler-file={self.scheduler_file}",
+            "--host=127.0.0.1",
+            f"--nthreads={self._nthreads}",
+            "--memory-limit=0",
+            "--no-dashboard",
+            f"--local-directory={self._folder.name}",
+        )
+
+    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "distributed.cli.dask_" + arguments[0], *arguments[1:]],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            # The workers must find the functions of the test modules.
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            # A group of its own, so that a Ctrl-C of the developer ends it through us.
+            start_new_session=True,
+        )
+        self.processes.append(process)
+        return process
+
+    def close(self) -> None:
+        for process in reversed(self.processes):
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in reversed(self.processes):
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(15)
+        self._folder.cleanup()
