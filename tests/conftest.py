@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Iterator
 
-import dask
 import joblib
 import psutil
 import pytest
@@ -81,12 +80,12 @@ def no_process_left() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def embedded_client() -> Iterator[Client]:
+def embedded_client() -> Client:
     """A client on the embedded cluster of two single-threaded processes."""
     from joblib_distributed.driver.cluster import find_cluster
     from joblib_distributed.options import Options
 
-    yield find_cluster(Options(n_workers=EMBEDDED_WORKERS)).client
+    return find_cluster(Options(n_workers=EMBEDDED_WORKERS)).client
 
 
 @pytest.fixture
@@ -107,18 +106,16 @@ def command_line_cluster() -> Iterator[CommandLineCluster]:
 @pytest.fixture
 def own_cluster() -> Iterator[LocalCluster]:
     """A cluster of two single-threaded processes that the test may damage."""
-    with dask.config.set({embedded._SETTING: embedded.START_METHOD}):
-        cluster = LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            host="127.0.0.1",
-            dashboard_address=None,
-            memory_limit=0,
-        )
-        try:
-            yield cluster
-        finally:
-            cluster.close()
+    with LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        # Started as the embedded cluster's are, so that the suite needs no guard.
+        worker_class=embedded._LokyNanny,
+        host="127.0.0.1",
+        dashboard_address=None,
+        memory_limit=0,
+    ) as cluster:
+        yield cluster
 
 
 @pytest.fixture

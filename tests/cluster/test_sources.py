@@ -5,6 +5,7 @@ from __future__ import annotations
 import joblib
 from distributed import get_worker
 from joblib import Parallel, delayed
+
 from support.processes import CommandLineCluster
 
 

@@ -92,7 +92,12 @@ class CommandLineCluster:
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "distributed.cli.dask_" + arguments[0], *arguments[1:]],
+            [
+                sys.executable,
+                "-m",
+                "distributed.cli.dask_" + arguments[0],
+                *arguments[1:],
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             # The workers must find the functions of the test modules.

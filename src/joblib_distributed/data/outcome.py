@@ -167,14 +167,6 @@ def unpack_error(packed: bytes | memoryview, index: int, function: str) -> Excep
 
 
 def _rebuild(failure: Failure, index: int, function: str) -> Exception:
-    if failure.exits:
-        return TaskExitError.of(
-            index,
-            function,
-            f"raised {failure.type_name} ({failure.text!r}) on worker "
-            f"{failure.worker}. Tasks cannot end the program: raise an ordinary "
-            "exception, or return a value that says to stop.",
-        )
     if failure.stage is Stage.PACK_RESULT:
         return ResultTransferError.of(
             index,
@@ -182,6 +174,14 @@ def _rebuild(failure: Failure, index: int, function: str) -> Exception:
             f"ran to its end on worker {failure.worker}, but its result could not be "
             f"pickled: {failure.type_name}: {failure.text}. Return data instead of "
             "handles such as locks, files, generators or connections.",
+        )
+    if failure.exits:
+        return TaskExitError.of(
+            index,
+            function,
+            f"raised {failure.type_name} ({failure.text!r}) on worker "
+            f"{failure.worker}. Tasks cannot end the program: raise an ordinary "
+            "exception, or return a value that says to stop.",
         )
     return _rebuild_users(failure, index, function)
 

@@ -54,7 +54,11 @@ from joblib_distributed.worker.run import run_batch
 
 #: Seconds a worker may take to answer what is asked outside of tasks. One that does not
 #: is busy or frozen, and is trusted. A guess.
-ANSWER_TIMEOUT = 30.0
+ANSWER_TIMEOUT = 10.0
+
+#: Seconds after which it is looked whether a worker that has not answered is still there.
+#: A guess.
+ANSWER_INTERVAL = 0.5
 
 _LARGE = "distributed.admin.large-graph-warning-threshold"
 _AS_IS = contextlib.nullcontext()
@@ -71,13 +75,13 @@ class Cluster:
     ----------
     client : distributed.Client
         Synchronous and connected.
-    is_embedded : bool
-        Whether the cluster is the one we started ourselves.
+    embedded_threads : int or None
+        Size of the cluster if it is the one we started ourselves.
     """
 
-    def __init__(self, client: Client, is_embedded: bool = False) -> None:
+    def __init__(self, client: Client, embedded_threads: int | None = None) -> None:
         self.client = client
-        self.is_embedded = is_embedded
+        self._embedded_threads = embedded_threads
         self._lock = threading.Lock()
         #: Our reference to each attempt: while it lives, the engine keeps the attempt.
         self._futures: dict[str, Future[Any]] = {}
@@ -85,11 +89,25 @@ class Cluster:
     # ------------------------------------------------------------------ what it is like
     @property
     def closed(self) -> bool:
-        """Whether the client has been closed, or gave up its scheduler."""
-        return self.client.status in ("closing", "closed")
+        """Whether the client or its cluster was closed, or it gave up its scheduler."""
+        # A cluster takes seconds to close when its workers are busy; it serves nobody.
+        cluster = getattr(self.client.cluster, "status", None)
+        return bool(
+            self.client.status in ("closing", "closed")
+            or getattr(cluster, "name", cluster) in ("closing", "closed", "failed")
+        )
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the cluster is the one we started ourselves."""
+        return self._embedded_threads is not None
 
     def threads(self, options: Options) -> int:
         """Return the number of threads that may run tasks with these options."""
+        if self._embedded_threads is not None:
+            # Also while its nannies restart a worker: a call must not be taken for one
+            # of a single job, and run in the user's process, because a task crashed.
+            return self._embedded_threads
         threads = self._ask(self.client.nthreads)
         if options.workers is None or options.allow_other_workers:
             return sum(threads.values())
@@ -131,20 +149,39 @@ class Cluster:
         EnvironmentMismatchError
             If one runs another minor version of Python, or lacks a package.
         """
+        if self.is_embedded:
+            return  # started from this very environment
         seen = _checked.setdefault(self.client, set())
-        new = [a for a in self._ask(self.client.nthreads) if a not in seen]
-        if not new:
-            return
-        answers = self._ask(
-            self.client.run,
-            pickle.loads,
-            pack_invocation(describe_worker),
-            workers=new,
-            on_error="return",
+        deadline = time.monotonic() + ANSWER_TIMEOUT
+        unanswered = set(self._ask(self.client.nthreads)) - seen
+        questions = {self._question(address): address for address in unanswered}
+        while questions and time.monotonic() < deadline:
+            done, _ = concurrent.futures.wait(questions, ANSWER_INTERVAL)
+            for question in done:
+                address = questions.pop(question)
+                if _check_answer(address, question.result()):
+                    seen.add(address)
+            # One that died meanwhile will not answer.
+            members = self._ask(self.client.nthreads) if questions else ()
+            questions = {q: a for q, a in questions.items() if a in members}
+
+    def _question(self, address: str) -> concurrent.futures.Future[object]:
+        """Ask one worker what it is; the answer may be the exception it gave."""
+        return asyncio.run_coroutine_threadsafe(
+            self._ask_worker(address), self.client.loop.asyncio_loop
         )
-        for address, answer in answers.items():
-            _check_answer(address, answer)
-            seen.add(address)
+
+    async def _ask_worker(self, address: str) -> object:
+        try:
+            answers = await self.client.run(
+                pickle.loads,
+                pack_invocation(describe_worker),
+                workers=[address],
+                on_error="return",
+            )
+        except (OSError, RuntimeError) as error:
+            return error
+        return answers.get(address)
 
     def _ask(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
@@ -258,22 +295,28 @@ def _describe_death(error: KilledWorker) -> str:
     )
 
 
-def _check_answer(address: str, answer: object) -> None:
-    mine = sys.version_info[:2]
+def _check_answer(address: str, answer: object) -> bool:
+    """Judge what a worker said of itself; return whether it said anything."""
+    if answer is None or isinstance(answer, OSError):
+        return False
     if isinstance(answer, BaseException):
         raise EnvironmentMismatchError(
             f"Worker {address} cannot run tasks: {type(answer).__name__}: {answer}. "
             "Install joblib-distributed and joblib in the environment of every worker, "
             "in the versions used here."
         ) from answer
-    if isinstance(answer, (tuple, list)) and tuple(answer) != mine:
-        theirs = ".".join(map(str, answer))
-        here = ".".join(map(str, mine))
+    here = sys.version_info[:2]
+    if tuple(answer) != here:  # type: ignore[arg-type]
         raise EnvironmentMismatchError(
-            f"Worker {address} runs Python {theirs}, this process Python {here}. "
-            "Functions cannot be sent between minor versions of Python: start the "
-            "workers from an environment with the same one."
+            f"Worker {address} runs Python {_dotted(answer)}, this process Python "
+            f"{_dotted(here)}. Functions cannot be sent between minor versions of "
+            "Python: start the workers from an environment with the same one."
         )
+    return True
+
+
+def _dotted(version: Any) -> str:
+    return ".".join(map(str, version))
 
 
 def _no_workers(options: Options, client: Client) -> NoWorkersError:
@@ -323,9 +366,9 @@ def find_cluster(options: Options) -> Cluster:
     """
     client = _existing_client(options)
     if client is None:
-        key = embedded.size(options.n_workers, options.threads_per_worker)
-        client = _own_client(key, lambda: _connect_embedded(options))
-        return Cluster(client, is_embedded=True)
+        size = embedded.size(options.n_workers, options.threads_per_worker)
+        client = _own_client(size, lambda: _connect_embedded(options))
+        return Cluster(client, embedded_threads=size[0] * size[1])
     _check_usable(client)
     return Cluster(client)
 
@@ -421,7 +464,7 @@ def _check_usable(client: Any) -> None:
             "thread: joblib calls wait for their results and would block the loop. Use "
             "a synchronous Client, and call from an ordinary thread."
         )
-    if client.status in ("closing", "closed"):
+    if Cluster(client).closed:
         raise _closed()
 
 

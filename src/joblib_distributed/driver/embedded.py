@@ -6,7 +6,9 @@ started on first use, shared by all calls of the process, closed at its exit.
 
 from __future__ import annotations
 
+import functools
 import os
+import signal
 import threading
 from collections.abc import Generator
 from typing import Any
@@ -28,7 +30,21 @@ class _LokyNanny(Nanny):  # type: ignore[misc]
     """A nanny that starts its worker by loky's method."""
 
     async def instantiate(self) -> Any:
-        return await _Configured(super().instantiate(), {_SETTING: START_METHOD})
+        status = await _Configured(super().instantiate(), {_SETTING: START_METHOD})
+        _let_it_be_killed(self)
+        return status
+
+
+def _let_it_be_killed(nanny: Nanny) -> None:
+    """Give a worker's process the ``kill`` that loky's lacks on POSIX.
+
+    Without it a nanny cannot end a worker that is busy in C code, and closing the
+    cluster hangs.
+    """
+    process = getattr(getattr(nanny.process, "process", None), "_process", None)
+    popen = getattr(process, "_popen", None)
+    if popen is not None and not hasattr(popen, "kill"):
+        popen.kill = functools.partial(os.kill, popen.pid, signal.SIGKILL)
 
 
 class _Configured:

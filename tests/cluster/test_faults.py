@@ -1,0 +1,277 @@
+"""What breaks underneath a call, and what must come of it: see the promises.
+
+Each ends within its deadline with all results or one named error, and the same context
+runs the next call.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import joblib
+import pytest
+from distributed import Client, LocalCluster
+from joblib import Parallel, delayed
+
+from joblib_distributed.errors import (
+    ClusterClosedError,
+    NoWorkersError,
+    WorkerDiedError,
+)
+from support.processes import CommandLineCluster
+from support.tasks import in_thread, mark, marks, wait_for_file
+from support.waiting import wait_until
+
+
+def pids(client: Client) -> list[int]:
+    return list(client.run(os.getpid).values())
+
+
+def hold(folder: str, number: int) -> int:
+    mark(folder, f"running-{number}")
+    wait_for_file(folder + "/go")
+    return number * 10
+
+
+def kill_one(client: Client) -> None:
+    os.kill(pids(client)[0], signal.SIGKILL)
+
+
+def kill_all(client: Client) -> None:
+    for pid in pids(client):
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("kill", [kill_one, kill_all])
+def test_killed_in_the_middle(
+    kill: Callable[[Client], None], own_client: Client, tmp_path: Path
+) -> None:
+    def call() -> Any:
+        with joblib.parallel_config(backend="dask.distributed", client=own_client):
+            return Parallel()(delayed(hold)(str(tmp_path), i) for i in range(8))
+
+    result = in_thread(call)
+    wait_until(lambda: len(marks(tmp_path)) >= 2, 30, lambda: "nothing runs")
+    kill(own_client)
+    mark(str(tmp_path), "go")
+    assert result() == [i * 10 for i in range(8)]
+    assert call() == [i * 10 for i in range(8)]
+
+
+@pytest.mark.parametrize("kill", [kill_one, kill_all])
+def test_killed_before_anything_is_sent(
+    kill: Callable[[Client], None], own_client: Client, tmp_path: Path
+) -> None:
+    mark(str(tmp_path), "go")
+
+    def tasks() -> Any:
+        kill(own_client)
+        for i in range(8):
+            yield delayed(hold)(str(tmp_path), i)
+
+    with joblib.parallel_config(backend="dask.distributed", client=own_client):
+        assert Parallel()(tasks()) == [i * 10 for i in range(8)]
+
+
+@pytest.mark.parametrize("kill", [kill_one, kill_all])
+def test_killed_when_results_are_not_fetched_yet(
+    kill: Callable[[Client], None], own_client: Client, tmp_path: Path
+) -> None:
+    """The driver's loop is held while the tasks finish and their workers die."""
+    mark(str(tmp_path), "go")
+    release = threading.Event()
+
+    def call() -> Any:
+        with joblib.parallel_config(backend="dask.distributed", client=own_client):
+            return Parallel(n_jobs=2, pre_dispatch="all")(
+                delayed(hold)(str(tmp_path), i) for i in range(2)
+            )
+
+    workers = pids(own_client)
+    gather = own_client._gather
+
+    async def gather_late(*args: Any, **kwargs: Any) -> Any:
+        # The result is finished on a worker; its bytes are not in the driver.
+        await own_client.loop.run_in_executor(None, release.wait, 30)
+        return await gather(*args, **kwargs)
+
+    own_client._gather = gather_late
+    try:
+        result = in_thread(call)
+        wait_until(
+            lambda: {"running-0", "running-1"} <= marks(tmp_path), 30, lambda: "not run"
+        )
+        for pid in workers if kill is kill_all else workers[:1]:
+            os.kill(pid, signal.SIGKILL)
+    finally:
+        release.set()
+        own_client._gather = gather
+    assert result() == [0, 10]
+
+
+def suicide_if(harmful: bool, number: int) -> int:
+    if harmful:
+        os._exit(11)
+    return number
+
+
+def test_a_task_that_always_kills_its_worker(
+    command_line_cluster: CommandLineCluster,
+) -> None:
+    """Its neighbours on a worker with several threads die with it, and arrive."""
+    arrived = []
+    with joblib.parallel_config(
+        backend="dask.distributed", scheduler_host=command_line_cluster.address
+    ):
+        with pytest.raises(WorkerDiedError) as caught:
+            for value in Parallel(return_as="generator_unordered", pre_dispatch="all")(
+                delayed(suicide_if)(i == 7, i) for i in range(16)
+            ):
+                arrived.append(value)  # noqa: PERF402 - kept when the call raises
+        assert caught.value.index == 7
+        assert caught.value.function == "suicide_if"
+        assert "Task 7 (suicide_if) killed the worker" in str(caught.value)
+        assert len(arrived) == len(set(arrived))
+        assert 7 not in arrived
+        assert Parallel()(delayed(suicide_if)(False, i) for i in range(16)) == list(
+            range(16)
+        )
+
+
+def test_no_innocent_fails(own_client: Client, tmp_path: Path) -> None:
+    """A task that kills its worker a few times, then no more, is delivered."""
+
+    def kill_five_times(folder: str, number: int) -> int:
+        if number == 3:
+            deaths = len(os.listdir(folder))
+            if deaths < 5:
+                mark(folder, deaths)
+                os._exit(11)
+        return number
+
+    with joblib.parallel_config(backend="dask.distributed", client=own_client):
+        assert Parallel(batch_size=4)(
+            delayed(kill_five_times)(str(tmp_path), i) for i in range(8)
+        ) == list(range(8))
+    assert len(marks(tmp_path)) == 5
+
+
+@pytest.fixture
+def empty_cluster() -> Any:
+    with LocalCluster(
+        n_workers=0, host="127.0.0.1", dashboard_address=None, silence_logs=50
+    ) as cluster:
+        yield cluster
+
+
+def test_no_worker_from_the_start(empty_cluster: LocalCluster) -> None:
+    with (
+        Client(empty_cluster, set_as_default=False) as client,
+        joblib.parallel_config(
+            backend="dask.distributed", client=client, wait_for_workers_timeout=0.2
+        ),
+    ):
+        message = "DaskDistributedBackend has no worker after 0.2 seconds"
+        with pytest.raises(NoWorkersError, match=message) as caught:
+            Parallel()(delayed(abs)(i) for i in range(3))
+        assert isinstance(caught.value, TimeoutError)
+        assert empty_cluster.scheduler_address in str(caught.value)
+        wait_until(
+            lambda: not empty_cluster.scheduler.tasks, 10, lambda: "the probe is left"
+        )
+
+
+@pytest.mark.parametrize(
+    "option", [{"resources": {"GPU": 1}}, {"workers": "tcp://127.0.0.1:1"}]
+)
+def test_no_worker_that_the_options_allow(
+    option: dict[str, Any], own_client: Client
+) -> None:
+    with joblib.parallel_config(
+        backend="dask.distributed",
+        client=own_client,
+        wait_for_workers_timeout=1,
+        **option,
+    ):
+        with pytest.raises(NoWorkersError, match=r"resources= allow"):
+            Parallel()(delayed(abs)(i) for i in range(3))
+    with joblib.parallel_config(backend="dask.distributed", client=own_client):
+        assert Parallel()(delayed(abs)(-i) for i in range(3)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("what", ["client", "cluster"])
+def test_closed_during_a_call(
+    what: str, own_cluster: LocalCluster, own_client: Client, tmp_path: Path
+) -> None:
+    def call() -> Any:
+        with joblib.parallel_config(backend="dask.distributed", client=own_client):
+            return Parallel()(delayed(hold)(str(tmp_path), i) for i in range(8))
+
+    result = in_thread(call)
+    wait_until(lambda: marks(tmp_path), 30, lambda: "nothing runs")
+    (own_client if what == "client" else own_cluster).close()
+    with pytest.raises(ClusterClosedError):
+        result(15)
+    # The next call has no client to run on, and says so.
+    with pytest.raises(ClusterClosedError):
+        call()
+    mark(str(tmp_path), "go")
+
+
+def test_restarted_during_a_call(own_client: Client, tmp_path: Path) -> None:
+    def call() -> Any:
+        with joblib.parallel_config(backend="dask.distributed", client=own_client):
+            return Parallel()(delayed(hold)(str(tmp_path), i) for i in range(8))
+
+    result = in_thread(call)
+    wait_until(lambda: marks(tmp_path), 30, lambda: "nothing runs")
+    own_client.restart()
+    mark(str(tmp_path), "go")
+    assert result() == [i * 10 for i in range(8)]
+
+
+def test_forgotten_by_the_scheduler(own_cluster: LocalCluster, tmp_path: Path) -> None:
+    """Somebody cancels keys that are not theirs; the ledger sends them again."""
+    with Client(own_cluster, set_as_default=False) as client:
+
+        def call() -> Any:
+            with joblib.parallel_config(backend="dask.distributed", client=client):
+                return Parallel()(delayed(hold)(str(tmp_path), i) for i in range(4))
+
+        result = in_thread(call)
+        wait_until(lambda: marks(tmp_path), 30, lambda: "nothing runs")
+        keys = list(own_cluster.scheduler.tasks)
+        assert keys
+        client.sync(client._cancel, list(map(client_future(client), keys)), force=True)
+        mark(str(tmp_path), "go")
+        assert result() == [0, 10, 20, 30]
+
+
+def client_future(client: Client) -> Callable[[str], Any]:
+    from distributed import Future
+
+    return lambda key: Future(key, client)
+
+
+def test_a_worker_that_joins_is_used(own_cluster: LocalCluster, tmp_path: Path) -> None:
+    """n_jobs=-1 is every thread of the cluster, also those that join."""
+    with Client(own_cluster, set_as_default=False) as client:
+
+        def call() -> Any:
+            with joblib.parallel_config(backend="dask.distributed", client=client):
+                return Parallel()(delayed(hold)(str(tmp_path), i) for i in range(20))
+
+        result = in_thread(call)
+        wait_until(lambda: len(marks(tmp_path)) == 2, 30, lambda: "nothing runs")
+        own_cluster.scale(6)
+        # Four tasks were in flight for two threads: six run only if more are sent.
+        wait_until(
+            lambda: len(marks(tmp_path)) == 6, 30, lambda: f"only {marks(tmp_path)} run"
+        )
+        mark(str(tmp_path), "go")
+        assert result() == [i * 10 for i in range(20)]

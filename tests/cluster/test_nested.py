@@ -1,0 +1,154 @@
+"""Calls inside of tasks."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import joblib
+import pytest
+from distributed import Client, get_worker
+from joblib import Parallel, delayed
+
+from joblib_distributed import DaskDistributedBackend
+from joblib_distributed.errors import OptionNameError
+from support.processes import CommandLineCluster
+
+
+def tree(depth: int, width: int) -> int:
+    """Count the leaves of a tree of nested calls."""
+    if depth == 0:
+        return 1
+    return sum(Parallel()(delayed(tree)(depth - 1, width) for _ in range(width)))
+
+
+@pytest.mark.parametrize(("depth", "width"), [(2, 6), (3, 4), (5, 2)])
+def test_no_deadlock_at_any_depth(depth: int, width: int, backend: object) -> None:
+    assert sum(Parallel()(delayed(tree)(depth - 1, width) for _ in range(width))) == (
+        width**depth
+    )
+
+
+def test_no_deadlock_with_several_threads(
+    command_line_cluster: CommandLineCluster,
+) -> None:
+    with joblib.parallel_config(
+        backend="dask.distributed", scheduler_host=command_line_cluster.address
+    ):
+        assert sum(Parallel()(delayed(tree)(2, 5) for _ in range(5))) == 125
+
+
+def describe_nested() -> tuple[str, int, Any, int]:
+    backend, n_jobs = joblib.parallel.get_active_backend()
+    with Parallel() as parallel:
+        bound = parallel._backend
+        return (
+            type(bound).__name__,
+            n_jobs,
+            (bound.options.retries, bound.options.priority),
+            bound.nesting_level,
+        )
+
+
+def describe_nested_twice() -> Any:
+    return describe_nested(), Parallel()(delayed(describe_nested)() for _ in range(2))[0]
+
+
+def test_options_are_inherited_and_priority_rises(embedded_client: Client) -> None:
+    with joblib.parallel_config(
+        backend="dask.distributed", n_workers=2, retries=3, priority=5
+    ):
+        first, second = Parallel()(delayed(describe_nested_twice)() for _ in range(2))[0]
+    assert first == ("DaskDistributedBackend", -1, (3, 6), 1)
+    assert second == ("DaskDistributedBackend", -1, (3, 7), 2)
+
+
+def fail(number: int) -> None:
+    raise ValueError(f"inner {number}")
+
+
+def catch_and_go_on() -> Any:
+    """A nested call that fails, then one that works: ours must not stay outside."""
+    caught = []
+    for _ in range(3):
+        try:
+            Parallel()(delayed(fail)(i) for i in range(2))
+        except ValueError as error:
+            caught.append(str(error)[:5])
+        caught.append(Parallel()(delayed(abs)(-i) for i in range(3)))
+    in_pool = threading.current_thread() in get_worker().executor._threads
+    return caught, in_pool
+
+
+def test_a_nested_call_that_fails(backend: object) -> None:
+    for caught, in_pool in Parallel()(delayed(catch_and_go_on)() for _ in range(4)):
+        assert caught == ["inner", [0, 1, 2]] * 3
+        assert in_pool
+
+
+def test_its_error_reaches_the_user(backend: object) -> None:
+    def outer() -> None:
+        Parallel()(delayed(fail)(i) for i in range(2))
+
+    with pytest.raises(ValueError, match="inner"):
+        Parallel()(delayed(outer)() for _ in range(2))
+
+
+def two_generators() -> Any:
+    first = Parallel(return_as="generator")(delayed(abs)(-i) for i in range(5))
+    second = Parallel(return_as="generator")(delayed(abs)(-i) for i in range(5))
+    pairs = [next(first), next(second), next(first), next(second)]
+    rest = list(first), list(second)
+    return pairs, rest, threading.current_thread() in get_worker().executor._threads
+
+
+def test_two_generators_in_one_task(backend: object) -> None:
+    assert (
+        Parallel()(delayed(two_generators)() for _ in range(3))
+        == [([0, 0, 1, 1], ([2, 3, 4], [2, 3, 4]), True)] * 3
+    )
+
+
+def users_own_task(name: str) -> Any:
+    with joblib.parallel_config(backend=name):
+        return Parallel()(delayed(abs)(-i) for i in range(10))
+
+
+def users_own_task_after_secede(name: str) -> Any:
+    from distributed import secede
+
+    import joblib_distributed  # noqa: F401
+
+    secede()
+    return users_own_task(name)
+
+
+@pytest.mark.parametrize("task", [users_own_task, users_own_task_after_secede])
+def test_inside_a_task_that_the_user_submitted(
+    task: Any, embedded_client: Client
+) -> None:
+    # Workers of the embedded cluster import the package with their first batch.
+    with joblib.parallel_config(backend="dask.distributed", n_workers=2):
+        Parallel()(delayed(abs)(i) for i in range(4))
+    embedded_client.run(__import__, "joblib_distributed")
+    futures = embedded_client.map(task, ["dask.distributed"] * 4, pure=False)
+    assert embedded_client.gather(futures) == [list(range(10))] * 4
+    del futures
+
+
+def test_sharedmem_inside_a_task_runs_in_threads(backend: object) -> None:
+    def outer() -> Any:
+        seen: list[int] = []
+        Parallel(n_jobs=2, require="sharedmem")(delayed(seen.append)(i) for i in range(4))
+        return sorted(seen)
+
+    assert Parallel()(delayed(outer)() for _ in range(2)) == [[0, 1, 2, 3]] * 2
+
+
+def test_the_nested_backend_travels() -> None:
+    backend = DaskDistributedBackend(nesting_level=0, retries=2)
+    nested, n_jobs = backend.get_nested_backend()
+    assert n_jobs == -1
+    assert nested.options.retries == 2
+    with pytest.raises(OptionNameError):
+        DaskDistributedBackend(retry=2)
