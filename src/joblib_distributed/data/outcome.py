@@ -54,6 +54,8 @@ class Failure(NamedTuple):
     stage: Stage
     #: Pickle of the exception, or None where it has none.
     exception: bytes | None
+    #: Why it has none.
+    obstacle: str
     type_name: str
     text: str
     traceback: str
@@ -100,21 +102,39 @@ def unpack_report(packed: bytes) -> Report:
 
 
 def pack_failure(error: BaseException, stage: Stage, worker: str) -> bytes:
-    """Pack an exception, whatever it is made of."""
+    """Pack an exception, whatever it is made of; it loses its traceback."""
+    story = _traceback_of(error)
+    obstacle = ""
+    exception: bytes | None = None
     try:
-        exception: bytes | None = pack(error)
-    except BaseException:  # whatever the user's __reduce__ raises: text is sent instead
-        exception = None
+        _drop_tracebacks(error)
+        exception = pack(error)
+    except BaseException as reason:  # whatever the user's __reduce__ raises
+        obstacle = f"{type(reason).__name__}: {_text_of(reason)}"
     failure = (
         int(stage),
         exception,
+        obstacle,
         f"{type(error).__module__}.{type(error).__qualname__}",
         _text_of(error),
-        _traceback_of(error),
+        story,
         worker,
         not isinstance(error, Exception),
     )
     return pickle.dumps(failure, protocol=PROTOCOL)
+
+
+def _drop_tracebacks(error: BaseException | None) -> None:
+    """Keep tracebacks out of an exception's pickle.
+
+    distributed has tblib pickle them, frame by frame: a thousand frames are more than
+    a pickler can descend.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _text_of(error: BaseException) -> str:
@@ -187,7 +207,7 @@ def _rebuild(failure: Failure, index: int, function: str) -> Exception:
 
 
 def _rebuild_users(failure: Failure, index: int, function: str) -> Exception:
-    reason = "it could not be pickled on the worker"
+    reason = f"it could not be pickled on the worker: {failure.obstacle}"
     if failure.exception is not None:
         try:
             error = pickle.loads(failure.exception)

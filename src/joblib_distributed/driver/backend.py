@@ -130,12 +130,12 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
             joblib's way to be told of another backend: for a front, one that belongs to
             `parallel`; for a single job, the sequential one.
         """
-        given = {k: v for k, v in keywords.items() if k not in _JOBLIB_KEYWORDS}
-        options = self.options.replace(given)
-        if n_jobs == 1 and options.cap_n_jobs:
-            raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
-        if self.parallel is not parallel or given:
+        if self.parallel is not parallel:
+            given = {k: v for k, v in keywords.items() if k not in _JOBLIB_KEYWORDS}
+            options = self.options.replace(given)
             raise FallbackToBackend(self._belonging_to(parallel, options))
+        if n_jobs == 1 and self.options.cap_n_jobs:
+            raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self._n_jobs = n_jobs
         cluster = self._find_cluster()
         jobs = self._jobs_for_joblib(n_jobs)
@@ -178,6 +178,7 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         )
         if limit is None:
             self._call.plan_for(cluster.threads(self.options))
+        joblib_hooks.pack_when_read(self.parallel, self._call.pack_task)
 
     def _context(self) -> CallContext:
         backend, n_jobs = self.get_nested_backend()
@@ -228,6 +229,7 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
     def stop_call(self) -> None:
         """Close the ledger of the call."""
         if self._call is not None:
+            joblib_hooks.stop_packing(self.parallel)
             self._call.stop()
             self._call = None
 

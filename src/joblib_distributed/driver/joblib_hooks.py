@@ -6,7 +6,7 @@ Each hook is guarded, has a test that says which release broke it, and is listed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 #: What joblib calls a callback with; called exactly once for each batch.
@@ -14,11 +14,54 @@ Callback = Callable[[Any], object]
 
 
 def tasks_of(batch: Any) -> Sequence[Any]:
-    """Return the items of a joblib batch, each as the iterable yielded it.
+    """Return the items of a joblib batch, each as the iterable gave it.
 
     Rests on ``BatchedCalls.items`` (joblib 1.5 to 1.6).
     """
     return list(batch.items)
+
+
+class _PackedItems:
+    """Reads an iterable, packing each item before the next is read."""
+
+    def __init__(self, items: Iterable[Any], pack: Callable[[Any], Any]) -> None:
+        self._items = iter(items)
+        self._pack = pack
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return self._pack(next(self._items))
+
+
+def pack_when_read(parallel: Any, pack: Callable[[Any], Any]) -> None:
+    """Have a `Parallel` pack each task as its iterable yields it.
+
+    joblib reads several tasks ahead before it dispatches the first. An iterable that
+    uses one buffer for all of its tasks has then overwritten it, and all of them would
+    see its last content.
+
+    Rests on ``Parallel.dispatch_one_batch(iterator)`` being what reads the iterable,
+    and on ``_original_iterator`` (joblib 1.5 to 1.6).
+    """
+    dispatch_one_batch = type(parallel).dispatch_one_batch
+
+    def dispatch_packed(items: Any) -> Any:
+        if not isinstance(items, _PackedItems):
+            packed = _PackedItems(items, pack)
+            if items is parallel._original_iterator:
+                # joblib compares the two to find out that it reads the last tasks.
+                parallel._original_iterator = packed
+            items = packed
+        return dispatch_one_batch(parallel, items)
+
+    parallel.dispatch_one_batch = dispatch_packed
+
+
+def stop_packing(parallel: Any) -> None:
+    """Undo `pack_when_read`."""
+    vars(parallel).pop("dispatch_one_batch", None)
 
 
 def carry_back(parallel: Any, callback: Any, outcome: object) -> bool:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from joblib_distributed.data.outcome import Outcome, unpack_error, unpack_value
-from joblib_distributed.data.payload import BatchPayload, Packer
+from joblib_distributed.data.payload import BatchPayload, PackedTask, Packer
 from joblib_distributed.driver.batching import BatchPolicy
 from joblib_distributed.driver.call import Call
 from joblib_distributed.driver.cluster import Cluster
@@ -129,21 +129,20 @@ class RunningCall:
         self._threads_started: list[threading.Thread] = []
 
     # ------------------------------------------------------------- from joblib's threads
-    def dispatch(self, items: Sequence[object], callback: Callback) -> None:
-        """Send tasks whose results joblib wants together.
+    def pack_task(self, item: object) -> PackedTask:
+        """Pack what the user's iterable yielded, as soon as it did.
 
-        Called by whichever thread reads the user's iterable. If something cannot be
-        packed, that is raised where the user can see it: here, or through the callback
-        if this is the delivery thread.
+        Called by whichever thread reads the iterable, one item at a time.
+
+        Raises
+        ------
+        NotATaskError, TaskPackingError
+            To be raised where the user can see it.
         """
-        try:
-            tasks = [self._packer.pack_task(item) for item in items]
-        except Exception as error:
-            if threading.current_thread() not in self._threads_started:
-                raise
-            failed = Error(error)
-            self._jobs.put(lambda: self._call_back(callback, failed))
-            return
+        return self._packer.pack_task(item)
+
+    def dispatch(self, tasks: Sequence[PackedTask], callback: Callback) -> None:
+        """Send tasks whose results joblib wants together."""
         number = next(self._numbers)
         self._callbacks[number] = callback
         self._start()

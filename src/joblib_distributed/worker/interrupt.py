@@ -1,17 +1,17 @@
 """Stops the tasks of a call that is no longer wanted.
 
-An exception is injected into the threads that run them, and what has not begun is
-refused. C code is not interrupted; it ends by itself.
+An exception is injected into the threads that run them, again and again until they
+end, and what has not begun is refused. C code is not interrupted; it ends by itself.
 
 Guarantees
 ----------
 - `Interrupted` is only ever raised inside `interruptible`, never in the engine's code
   around it, and never in a task of another call.
-- At most one injection for each run of `interruptible`.
+- A task that catches `Interrupted`, or loses it in a destructor, gets another.
+- A thread is not interrupted while it imports a module.
 
-They rest on two things: injection and clearing take effect through CPython's
-``PyThreadState_SetAsyncExc`` (elsewhere nothing is injected), and ``list.pop`` is
-atomic.
+They rest on CPython's ``PyThreadState_SetAsyncExc`` (elsewhere nothing is injected) and
+on ``dict.setdefault`` being atomic.
 """
 
 from __future__ import annotations
@@ -20,16 +20,21 @@ import ctypes
 import platform
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Literal
 
 #: How many unwanted calls a worker process remembers. Each costs about 200 bytes; a
 #: batch of a call forgotten sooner would run for nothing. A guess.
 REMEMBERED = 10_000
 
-#: Seconds between two looks at a thread that is importing. A guess: short against the
-#: two seconds in which a call must be gone, long against the cost of a look (20 us).
-IMPORT_POLL = 0.02
+#: Seconds between two injections into the same thread, and between two looks at one
+#: that is importing. A guess: short against the two seconds in which a call must be
+#: gone, long against the time in which a thread notices an injection.
+INTERVAL = 0.1
+
+Side = Literal["runner", "interrupter"]
 
 
 class Interrupted(BaseException):
@@ -41,48 +46,41 @@ class Interrupted(BaseException):
 
 
 class _Run:
-    """One run of `interruptible` on one thread."""
+    """One run of `interruptible` on one thread.
+
+    Whoever has the turn may act: the interrupter inject, the runner close the run. The
+    interrupter gives the turn back, the runner keeps it.
+    """
 
     def __init__(self, call: str) -> None:
         self.call = call
         self.thread = threading.get_ident()
-        # Holds one token. Whoever pops it decides how the run ends: the runner, that it
-        # cannot be interrupted any more, or the interrupter, that it will be.
-        self._token = [None]
-        self._injected = threading.Event()
         self.ended = threading.Event()
+        self._turn: dict[str, Side] = {}
 
-    def _claim(self) -> bool:
-        try:
-            self._token.pop()
-        except IndexError:
-            return False
-        return True
+    def _take_turn(self, side: Side) -> bool:
+        return self._turn.setdefault("turn", side) == side
 
-    def interrupt(self) -> bool:
-        """Inject, unless the thread is importing; return whether that is settled."""
-        if _is_importing(self.thread):
-            return False
-        if self._claim():
-            _set_async_exception(self.thread, Interrupted)
-            self._injected.set()
-        return True
+    def close(self) -> None:
+        """Return once nothing is or can be injected any more; may raise `Interrupted`.
 
-    def interrupt_after_import(self) -> None:
-        while not self.ended.wait(IMPORT_POLL) and not self.interrupt():
-            pass  # no event tells that an import has ended
-
-    def finish(self) -> None:
-        """Return once nothing can be injected any more; may raise `Interrupted`.
-
-        1. The interrupter pops the token, and is about to inject.
-        2. The runner ends its task and fails to pop it: it waits for the injection.
-        3. The interrupter injects and says so. The exception is raised in the runner,
-           at the latest when its wait returns; what is left of it is cleared.
+        1. The interrupter takes the turn, and is about to inject.
+        2. The runner ends its task, fails to take the turn, and tries again.
+        3. The interrupter injects and gives the turn back. The exception is raised in
+           the runner, wherever it is in here; it starts again.
+        4. The runner takes the turn for good, and clears what has not been raised yet.
         """
-        if not self._claim():
-            self._injected.wait()
-            _set_async_exception(self.thread, None)
+        while not self._take_turn("runner"):
+            time.sleep(0)  # the interrupter needs microseconds, and the interpreter lock
+        _set_async_exception(self.thread, None)
+
+    def interrupt(self) -> None:
+        """Inject until the run has ended."""
+        while not self.ended.is_set() and self._take_turn("interrupter"):
+            if not _is_importing(self.thread):
+                _set_async_exception(self.thread, Interrupted)
+            del self._turn["turn"]
+            self.ended.wait(INTERVAL)
 
 
 _runs: dict[int, _Run] = {}
@@ -106,22 +104,26 @@ def interruptible(call: str, function: Callable[[], None]) -> bool:
     """
     run = _Run(call)
     key = id(run)  # not the thread: a task may run another call's task within itself
+    begun = interrupted = False
     try:
-        # 1. Registered first, 2. then asked: an interrupt in between is either seen
-        # here or finds the run registered.
-        _runs[key] = run
-        if is_unwanted(call):
-            return False
-        try:
-            function()
-        finally:
-            run.finish()
-    except Interrupted:
-        return False
+        while True:
+            try:
+                if not begun:
+                    begun = True
+                    # 1. Registered first, 2. then asked: an interrupt in between is
+                    # either seen here or finds the run registered.
+                    _runs[key] = run
+                    if is_unwanted(call):
+                        interrupted = True
+                    else:
+                        function()
+                run.close()
+                return not interrupted
+            except Interrupted:
+                interrupted = True
     finally:
         _runs.pop(key, None)
         run.ended.set()
-    return True
 
 
 def is_unwanted(call: str) -> bool:
@@ -142,12 +144,9 @@ def interrupt_call(call: str) -> int:
         _unwanted.popitem(last=False)
     runs = [run for run in list(_runs.values()) if run.call == call]
     for run in runs:
-        if not run.interrupt():
-            threading.Thread(
-                target=run.interrupt_after_import,
-                name="joblib-distributed-interrupt",
-                daemon=True,
-            ).start()
+        threading.Thread(
+            target=run.interrupt, name="joblib-distributed-interrupt", daemon=True
+        ).start()
     return len(runs)
 
 
