@@ -264,6 +264,11 @@ class Cluster:
         with contextlib.suppress(asyncio.TimeoutError, OSError, RuntimeError):
             await asyncio.wait_for(said, ANSWER_TIMEOUT)
 
+    def restore(self) -> None:
+        """See `embedded.restore`; clusters of others are theirs to look after."""
+        if self.is_embedded:
+            embedded.restore(self.client.cluster)
+
     def look(self, keys: Iterable[str], post: Post) -> None:
         """Ask the scheduler what it knows of attempts; post `Looked` if it answers."""
         self.client.loop.add_callback(self._look, list(keys), post)

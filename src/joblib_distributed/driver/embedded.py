@@ -92,7 +92,19 @@ def start(n_workers: int | None, threads_per_worker: int | None) -> LocalCluster
         cluster = _clusters.get(key)
         if cluster is None or cluster.status.name != "running":
             cluster = _clusters[key] = _start(processes, threads)
+        restore(cluster)
         return cluster
+
+
+def restore(cluster: LocalCluster) -> None:
+    """Start again the workers that an embedded cluster has given up.
+
+    distributed closes a worker's nanny for good if the worker is away at the moment
+    ``lost-worker-timeout`` (15 s) after any of its deaths, though it may have come back
+    and died again in between.
+    """
+    if len(cluster.workers) < len(cluster.worker_spec):
+        cluster.scale(len(cluster.worker_spec))
 
 
 def _start(processes: int, threads: int) -> LocalCluster:

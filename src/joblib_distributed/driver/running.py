@@ -249,6 +249,7 @@ class RunningCall:
         if self._cluster.closed:
             self._cluster.report_closed(self._events.put)
             return
+        self._cluster.restore()
         quiet = [key for key, at in self._sent_at.items() if now - at > QUIET]
         if quiet or self._threads:
             self._cluster.look(quiet, self._events.put)
