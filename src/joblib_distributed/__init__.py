@@ -16,7 +16,7 @@ import joblib
 
 from joblib_distributed import errors
 from joblib_distributed.driver.backend import DaskDistributedBackend
-from joblib_distributed.driver.cluster import shutdown
+from joblib_distributed.driver.cluster import get_client, shutdown
 from joblib_distributed.options import Options
 
 __version__ = version("joblib-distributed")
@@ -50,6 +50,7 @@ __all__ = [
     "Options",
     "__version__",
     "errors",
+    "get_client",
     "register",
     "shutdown",
 ]

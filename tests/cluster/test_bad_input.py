@@ -230,7 +230,7 @@ def test_unknown_option() -> None:
 def test_client_that_is_none() -> None:
     with (
         joblib.parallel_config(backend="dask.distributed", client="tcp://127.0.0.1:1"),
-        pytest.raises(OptionTypeError, match="client must be a distributed.Client"),
+        pytest.raises(OptionTypeError, match="client must be a "),
     ):
         Parallel()(delayed(abs)(i) for i in range(2))
 
@@ -262,7 +262,7 @@ def test_address_where_nobody_listens() -> None:
         Parallel()(delayed(abs)(i) for i in range(2))
 
 
-# ------------------------------------------------------------------------------ large data
+# ----------------------------------------------------------------------------- large data
 class Model:
     def __init__(self) -> None:
         self.weights = np.ones(12_500_000)  # 100 MB

@@ -197,9 +197,8 @@ def test_no_worker_that_the_options_allow(
         client=own_client,
         wait_for_workers_timeout=1,
         **option,
-    ):
-        with pytest.raises(NoWorkersError, match=r"resources= allow"):
-            Parallel()(delayed(abs)(i) for i in range(3))
+    ), pytest.raises(NoWorkersError, match=r"resources= allow"):
+        Parallel()(delayed(abs)(i) for i in range(3))
     with joblib.parallel_config(backend="dask.distributed", client=own_client):
         assert Parallel()(delayed(abs)(-i) for i in range(3)) == [0, 1, 2]
 

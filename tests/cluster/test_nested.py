@@ -39,7 +39,7 @@ def test_no_deadlock_with_several_threads(
 
 
 def describe_nested() -> tuple[str, int, Any, int]:
-    backend, n_jobs = joblib.parallel.get_active_backend()
+    _, n_jobs = joblib.parallel.get_active_backend()
     with Parallel() as parallel:
         bound = parallel._backend
         return (

@@ -378,6 +378,33 @@ def find_cluster(options: Options) -> Cluster:
     return Cluster(client)
 
 
+def get_client(**options: Any) -> Client:
+    """Return the dask client that joblib calls with these options would use.
+
+    For code that uses dask itself and wants to share the cluster, the embedded one for
+    instance::
+
+        with joblib_distributed.get_client().as_current():
+            X = dask_array.compute()
+
+    Parameters
+    ----------
+    **options
+        See `Options`; those that say where the cluster comes from count.
+
+    Returns
+    -------
+    distributed.Client
+        Not to be closed unless it was given; see `shutdown`.
+
+    Raises
+    ------
+    ClusterError
+        If there is no such cluster.
+    """
+    return find_cluster(Options.from_keywords(options)).client
+
+
 def embedded_threads(options: Options) -> int | None:
     """Return the embedded cluster's size if it is the one to be used but not started."""
     if _is_elsewhere(options):

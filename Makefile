@@ -1,0 +1,50 @@
+# Two commands do all the set-up, from a bare checkout: make demo, make test.
+# PYTHON is any Python 3.10 to 3.13; everything is installed into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint conformance soak bounds nested clean
+
+demo: $(VENV)/demo-installed
+	$(BIN)/python examples/randomized_search.py --compare
+
+test: $(VENV)/test-installed
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/test-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Someone else's tests: joblib's own suite, and scikit-learn's modules that use joblib.
+conformance: $(VENV)/test-installed
+	$(BIN)/python conformance/run.py
+
+# Random calls from three threads for SECONDS; every result checked, nothing left behind.
+SECONDS ?= 600
+SEED ?= 0
+soak: $(VENV)/test-installed
+	$(BIN)/python tools/soak.py --seconds $(SECONDS) --seed $(SEED)
+
+# A hundred nested grid searches in a row.
+nested: $(VENV)/test-installed
+	$(BIN)/python tools/nested_searches.py
+
+# The suite on the oldest releases that pyproject.toml admits.
+bounds:
+	PYTHON=$(PYTHON) sh tools/bounds.sh
+
+$(VENV)/demo-installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[examples]'
+	touch $@
+
+$(VENV)/test-installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@ $(VENV)/demo-installed
+
+clean:
+	rm -rf $(VENV) .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis

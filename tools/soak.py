@@ -1,0 +1,297 @@
+"""Random calls from three threads; every result checked, nothing left behind.
+
+Runs against a real ``dask scheduler`` and two ``dask worker`` processes. Prints, every
+half minute and at the end, the memory of the driver and of the scheduler, and at the
+end the threads, file descriptors and dask keys that are more than at the start. Exits
+with 1 if a result was wrong, a call hung, or something is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import multiprocessing
+import random
+import sys
+import threading
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import psutil
+from distributed import Client
+from joblib import Parallel, delayed
+
+import joblib_distributed
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from support.processes import CommandLineCluster
+from support.waiting import wait_until
+
+#: Seconds a call may take before it counts as hung.
+CALL_TIMEOUT = 120
+
+#: Growth of memory that counts as none, in MB, between the end of the first fifth and
+#: the end. Python and dask keep logs of bounded length that are filling all the time.
+FLAT_MB = 40
+
+
+# ------------------------------------------------------------------------------ the tasks
+def double(x: int) -> int:
+    return 2 * x
+
+
+def total(array: Any) -> float:
+    return float(array.sum())
+
+
+def zeros(n: int) -> Any:
+    return np.zeros(n)
+
+
+def fail_at(x: int, bad: int) -> int:
+    if x == bad:
+        raise LookupError(f"on purpose at {x}")
+    return x
+
+
+def spin(seconds: float) -> float:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        sum(range(500))
+    return seconds
+
+
+def inner_sum(n: int) -> int:
+    return sum(Parallel(n_jobs=2)(delayed(double)(i) for i in range(n)))
+
+
+# ------------------------------------------------------------------------------ the calls
+def plain(rng: random.Random) -> None:
+    n = rng.choice([0, 1, 2, 7, 50, 400, 3000])
+    parallel = Parallel(
+        n_jobs=rng.choice([2, 3, -1, -2]),
+        return_as=rng.choice(["list", "generator"]),
+        batch_size=rng.choice(["auto", "auto", 1, 5]),
+        pre_dispatch=rng.choice(["2*n_jobs", "all", 3]),
+    )
+    found = list(parallel(delayed(double)(i) for i in range(n)))
+    assert found == [2 * i for i in range(n)], found[:10]
+
+
+def unordered(rng: random.Random) -> None:
+    n = rng.choice([1, 20, 200])
+    found = Parallel(n_jobs=2, return_as="generator_unordered")(
+        delayed(double)(i) for i in range(n)
+    )
+    assert sorted(found) == [2 * i for i in range(n)]
+
+
+def arrays(rng: random.Random) -> None:
+    n = rng.choice([1000, 100_000, 1_000_000])
+    found = Parallel(n_jobs=2)(delayed(total)(np.full(n, i)) for i in range(4))
+    assert found == [float(n * i) for i in range(4)]
+    sizes = [array.size for array in Parallel(n_jobs=2)(delayed(zeros)(n) for _ in "ab")]
+    assert sizes == [n, n]
+
+
+def error(rng: random.Random) -> None:
+    n = rng.choice([5, 60])
+    bad = rng.randrange(n)
+    try:
+        Parallel(n_jobs=2)(delayed(fail_at)(i, bad) for i in range(n))
+    except LookupError as raised:
+        assert str(raised) == f"on purpose at {bad}"
+    else:
+        raise AssertionError("the error was lost")
+
+
+def timeout(rng: random.Random) -> None:
+    try:
+        Parallel(n_jobs=2, timeout=0.2)(delayed(spin)(rng.choice([2, 9])) for _ in "abcd")
+    except multiprocessing.TimeoutError:
+        return
+    raise AssertionError("the timeout was not raised")
+
+
+def nested(rng: random.Random) -> None:
+    n = rng.choice([2, 6])
+    found = Parallel(n_jobs=rng.choice([2, -1]))(delayed(inner_sum)(i) for i in range(n))
+    assert found == [i * (i - 1) for i in range(n)]
+
+
+def dropped(rng: random.Random) -> None:
+    results = Parallel(n_jobs=2, return_as="generator")(
+        delayed(double)(i) for i in range(100)
+    )
+    for _ in range(rng.randrange(5)):
+        next(results)
+    results.close()
+
+
+CALLS: list[Callable[[random.Random], None]] = [
+    plain, plain, unordered, arrays, error, timeout, nested, dropped,
+]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------- the soak
+class Soak:
+    """Three threads of random calls, and what came of them."""
+
+    def __init__(self, address: str, seconds: float, seed: int) -> None:
+        self.address = address
+        self.end = time.monotonic() + seconds
+        self.seed = seed
+        self.done: Counter[str] = Counter()
+        self.failures: list[str] = []
+        self.started_at: dict[int, tuple[float, str]] = {}
+
+    def run_thread(self, number: int) -> None:
+        rng = random.Random(f"{self.seed}-{number}")
+        with joblib.parallel_config(
+            backend="dask.distributed", scheduler_host=self.address
+        ):
+            while time.monotonic() < self.end and not self.failures:
+                call = rng.choice(CALLS)
+                self.started_at[number] = time.monotonic(), call.__name__
+                try:
+                    call(rng)
+                except Exception as failure:
+                    self.failures.append(f"{call.__name__}: {failure!r}")
+                self.done[call.__name__] += 1
+        self.started_at.pop(number, None)
+
+    def hung(self) -> list[str]:
+        now = time.monotonic()
+        return [
+            name for at, name in list(self.started_at.values()) if now - at > CALL_TIMEOUT
+        ]
+
+
+def rss(pid: int | None = None) -> float:
+    return float(psutil.Process(pid).memory_info().rss) / 1e6
+
+
+class Footprint:
+    """Threads, descriptors and keys at one moment."""
+
+    def __init__(self, client: Client) -> None:
+        gc.collect()
+        self.threads = threading.active_count()
+        self.descriptors = psutil.Process().num_fds()
+        self.keys = len(client.run_on_scheduler(_keys))
+
+    def __repr__(self) -> str:
+        return f"{self.threads} threads, {self.descriptors} descriptors, {self.keys} keys"
+
+    def within(self, other: Footprint) -> bool:
+        return (
+            self.threads <= other.threads
+            and self.descriptors <= other.descriptors
+            and self.keys <= other.keys
+        )
+
+
+def _keys(dask_scheduler: Any) -> list[str]:
+    return list(dask_scheduler.tasks)
+
+
+def warm_up(address: str) -> None:
+    """Make everything that is made once: clients, pools of threads, imports."""
+    with joblib.parallel_config(backend="dask.distributed", scheduler_host=address):
+        rng = random.Random(0)
+        for call in CALLS * 2:
+            call(rng)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    warnings.filterwarnings("ignore", message=".*tasks.*")  # joblib's, of `dropped`
+    with CommandLineCluster(n_workers=2, nthreads=2) as cluster:
+        scheduler = cluster.processes[0].pid
+        client = joblib_distributed.get_client(scheduler_host=cluster.address)
+        warm_up(cluster.address)
+        before = Footprint(client)
+        print(f"start: {before}", flush=True)
+        soak = Soak(cluster.address, given.seconds, given.seed)
+        threads = [
+            threading.Thread(target=soak.run_thread, args=(i,), daemon=True)
+            for i in range(3)
+        ]
+        start = time.monotonic()
+        for thread in threads:
+            thread.start()
+        memory = watch(soak, threads, scheduler, start, given.seconds)
+        after = settle(client, before)
+        joblib_distributed.shutdown()
+    return report(soak, before, after, memory)
+
+
+def watch(
+    soak: Soak,
+    threads: list[threading.Thread],
+    scheduler: int,
+    start: float,
+    seconds: float,
+) -> dict[str, tuple[float, float]]:
+    """Print the memory now and then; return it after a fifth and at the end, in MB."""
+    interval = min(30.0, seconds / 5)
+    first: tuple[float, float] | None = None
+    for thread in threads:
+        while thread.is_alive() and not soak.hung() and not soak.failures:
+            thread.join(interval)
+            now = rss(), rss(scheduler)
+            passed = time.monotonic() - start
+            if first is None and passed >= seconds / 5:
+                first = now
+            print(
+                f"{passed:6.0f} s: {sum(soak.done.values())} calls, driver {now[0]:.0f} "
+                f"MB, scheduler {now[1]:.0f} MB",
+                flush=True,
+            )
+    gc.collect()
+    last = rss(), rss(scheduler)
+    first = first or last
+    return {"driver": (first[0], last[0]), "scheduler": (first[1], last[1])}
+
+
+def settle(client: Client, before: Footprint) -> Footprint:
+    """Give threads that are ending a moment; return what is there then."""
+    after = Footprint(client)
+
+    def settled() -> bool:
+        nonlocal after
+        after = Footprint(client)
+        return after.within(before)
+
+    with contextlib.suppress(AssertionError):
+        wait_until(settled, 15, lambda: "not settled")
+    return after
+
+
+def report(
+    soak: Soak, before: Footprint, after: Footprint, memory: dict[str, Any]
+) -> int:
+    print(f"calls: {dict(soak.done)}")
+    print(f"wrong or failed: {soak.failures or 'none'}; hung: {soak.hung() or 'none'}")
+    print(f"start: {before}; end: {after}")
+    flat = True
+    for name, (first, last) in memory.items():
+        flat = flat and last - first < FLAT_MB
+        print(f"memory of the {name}: {first:.0f} MB after a fifth, {last:.0f} MB at end")
+    good = not soak.failures and not soak.hung() and after.within(before) and flat
+    print("good" if good else "NOT GOOD")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
