@@ -192,12 +192,15 @@ def test_no_worker_from_the_start(empty_cluster: LocalCluster) -> None:
 def test_no_worker_that_the_options_allow(
     option: dict[str, Any], own_client: Client
 ) -> None:
-    with joblib.parallel_config(
-        backend="dask.distributed",
-        client=own_client,
-        wait_for_workers_timeout=1,
-        **option,
-    ), pytest.raises(NoWorkersError, match=r"resources= allow"):
+    with (
+        joblib.parallel_config(
+            backend="dask.distributed",
+            client=own_client,
+            wait_for_workers_timeout=1,
+            **option,
+        ),
+        pytest.raises(NoWorkersError, match=r"resources= allow"),
+    ):
         Parallel()(delayed(abs)(i) for i in range(3))
     with joblib.parallel_config(backend="dask.distributed", client=own_client):
         assert Parallel()(delayed(abs)(-i) for i in range(3)) == [0, 1, 2]

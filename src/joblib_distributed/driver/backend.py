@@ -8,6 +8,7 @@ answers with a backend of its own for that one, through `FallbackToBackend`.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ from joblib_distributed.driver.cluster import (
     Cluster,
     embedded_threads,
     find_cluster,
+    is_fork_of_user,
 )
 from joblib_distributed.driver.running import Error, RunningCall, Values
 from joblib_distributed.driver.seceding import seceded
@@ -31,6 +33,13 @@ from joblib_distributed.options import Options
 #: What joblib passes to `configure` besides the options of this backend.
 _JOBLIB_KEYWORDS = frozenset(
     {"max_nbytes", "temp_folder", "mmap_mode", "prefer", "require", "verbose", "context"}
+)
+
+
+_FORKED = (
+    "This process was forked from one that had used the dask.distributed backend, and "
+    "dask does not survive a fork: the call runs here, one task at a time. Start "
+    "processes with multiprocessing's 'spawn' or 'forkserver' method instead."
 )
 
 
@@ -102,6 +111,8 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
                 "n_jobs == 0 in Parallel has no meaning: use -1 for the whole cluster, "
                 "or the number of tasks that may run at a time."
             )
+        if is_fork_of_user():
+            return 1
         if n_jobs > 0 and self.options.cap_n_jobs:
             return n_jobs
         threads = self._threads()
@@ -134,7 +145,10 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
             given = {k: v for k, v in keywords.items() if k not in _JOBLIB_KEYWORDS}
             options = self.options.replace(given)
             raise FallbackToBackend(self._belonging_to(parallel, options))
-        if n_jobs == 1 and self.options.cap_n_jobs:
+        if is_fork_of_user():
+            warnings.warn(_FORKED, stacklevel=2)
+            n_jobs = 1
+        if n_jobs == 1 and (self.options.cap_n_jobs or is_fork_of_user()):
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self._n_jobs = n_jobs
         cluster = self._find_cluster()

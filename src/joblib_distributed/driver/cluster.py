@@ -350,6 +350,8 @@ def _address(client: Client) -> str:
 _own_lock = threading.Lock()
 #: Clients that we made and close, by process and by what they connect to.
 _own: dict[tuple[int, object], Client] = {}
+#: The process that used a cluster first.
+_first_used_by: int | None = None
 #: Addresses of the workers that passed `Cluster.check_workers`.
 _checked: weakref.WeakKeyDictionary[Client, set[str]] = weakref.WeakKeyDictionary()
 
@@ -369,6 +371,8 @@ def find_cluster(options: Options) -> Cluster:
     SchedulerUnreachableError
         If nobody answers at the address given.
     """
+    global _first_used_by
+    _first_used_by = _first_used_by or os.getpid()
     client = _existing_client(options)
     if client is None:
         size = embedded.size(options.n_workers, options.threads_per_worker)
@@ -403,6 +407,14 @@ def get_client(**options: Any) -> Client:
         If there is no such cluster.
     """
     return find_cluster(Options.from_keywords(options)).client
+
+
+def is_fork_of_user() -> bool:
+    """Whether this process was forked from one that had used a cluster.
+
+    Of what dask keeps running, only locks survive a fork: any use of it hangs.
+    """
+    return _first_used_by is not None and _first_used_by != os.getpid()
 
 
 def embedded_threads(options: Options) -> int | None:

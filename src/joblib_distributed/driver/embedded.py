@@ -117,6 +117,7 @@ def _start(processes: int, threads: int) -> LocalCluster:
         # Nothing but loopback, and no limit: the user's own machine is the limit.
         dashboard_address="127.0.0.1:0",
         memory_limit=0,
+        preload="joblib_distributed.worker.preload",
     )
 
 
