@@ -34,7 +34,7 @@ nested: $(VENV)/test-installed
 
 # The suite on the oldest releases that pyproject.toml admits.
 bounds:
-	PYTHON=$(PYTHON) sh tools/bounds.sh
+	$(PYTHON) tools/bounds.py
 
 $(VENV)/demo-installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
