@@ -24,13 +24,16 @@ class CommandLineCluster:
         Number of ``dask worker`` commands, each with its nanny.
     nthreads : int
         Threads of each.
+    *for_scheduler : str
+        Further arguments of ``dask scheduler``.
     """
 
-    def __init__(self, n_workers: int, nthreads: int) -> None:
+    def __init__(self, n_workers: int, nthreads: int, *for_scheduler: str) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="joblib-distributed-test-")
         self.scheduler_file = os.path.join(self._folder.name, "scheduler.json")
         self._n_workers = n_workers
         self._nthreads = nthreads
+        self._for_scheduler = for_scheduler
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> CommandLineCluster:
@@ -38,8 +41,9 @@ class CommandLineCluster:
             self.start_scheduler()
             for _ in range(self._n_workers):
                 self.start_worker()
-            with Client(self.address, set_as_default=False) as client:
-                client.wait_for_workers(self._n_workers, timeout=30)
+            if self._n_workers:
+                with Client(self.address, set_as_default=False) as client:
+                    client.wait_for_workers(self._n_workers, timeout=30)
         except BaseException:
             self.close()
             raise
@@ -72,6 +76,7 @@ class CommandLineCluster:
             "--no-dashboard",
             "--dashboard-address=127.0.0.1:0",
             f"--scheduler-file={self.scheduler_file}",
+            *self._for_scheduler,
         )
         wait_until(
             lambda: os.path.exists(self.scheduler_file),
@@ -79,7 +84,7 @@ class CommandLineCluster:
             lambda: "the scheduler has not written its file",
         )
 
-    def start_worker(self) -> subprocess.Popen[bytes]:
+    def start_worker(self, *arguments: str) -> subprocess.Popen[bytes]:
         return self._start(
             "worker",
             f"--scheduler-file={self.scheduler_file}",
@@ -88,6 +93,7 @@ class CommandLineCluster:
             "--memory-limit=0",
             "--no-dashboard",
             f"--local-directory={self._folder.name}",
+            *arguments,
         )
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:

@@ -6,14 +6,16 @@ started on first use, shared by all calls of the process, closed at its exit.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import dask
+import distributed
 import joblib
 from distributed import LocalCluster, Nanny
 from distributed.worker import Worker
@@ -23,6 +25,10 @@ from distributed.worker import Worker
 #: a script needs no ``if __name__ == "__main__"``.
 START_METHOD = "loky"
 
+#: Seconds that closing may take before the workers are killed. dask itself gives a busy
+#: worker 5; the rest is a guess.
+CLOSE_TIMEOUT = 10.0
+
 _SETTING = "distributed.worker.multiprocessing-method"
 
 
@@ -30,9 +36,11 @@ class _LokyNanny(Nanny):  # type: ignore[misc]
     """A nanny that starts its worker by loky's method."""
 
     async def instantiate(self) -> Any:
-        status = await _Configured(super().instantiate(), {_SETTING: START_METHOD})
-        _let_it_be_killed(self)
-        return status
+        return await _Configured(
+            super().instantiate(),
+            {_SETTING: START_METHOD},
+            functools.partial(_let_it_be_killed, self),
+        )
 
 
 def _let_it_be_killed(nanny: Nanny) -> None:
@@ -51,12 +59,19 @@ class _Configured:
     """Awaits a coroutine with dask's configuration changed, but only while it runs.
 
     dask's configuration is the process's. Between two steps of the coroutine, which may
-    be seconds apart, the user's own settings are in force.
+    be seconds apart, the user's own settings are in force. `after_step` is called after
+    each.
     """
 
-    def __init__(self, coroutine: Any, settings: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        coroutine: Any,
+        settings: dict[str, Any],
+        after_step: Callable[[], None],
+    ) -> None:
         self._coroutine = coroutine
         self._settings = settings
+        self._after_step = after_step
 
     def __await__(self) -> Generator[Any, Any, Any]:
         steps = self._coroutine.__await__()
@@ -67,6 +82,8 @@ class _Configured:
                     awaited = step(given)
             except StopIteration as end:
                 return end.value
+            finally:
+                self._after_step()
             try:
                 step, given = steps.send, (yield awaited)
             except BaseException as error:
@@ -135,4 +152,14 @@ def close_all() -> None:
         mine = [key for key in _clusters if key[0] == os.getpid()]
         clusters = [_clusters.pop(key) for key in mine]
     for cluster in clusters:
-        cluster.close()
+        _close(cluster)
+
+
+def _close(cluster: LocalCluster) -> None:
+    processes = [nanny.pid for nanny in cluster.workers.values() if hasattr(nanny, "pid")]
+    try:
+        cluster.close(timeout=CLOSE_TIMEOUT)
+    except distributed.TimeoutError:
+        for pid in filter(None, processes):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,53 @@
+"""A short form of each longer command, so that none of them rots."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*command: str, timeout: float) -> str:
+    done = subprocess.run(
+        [sys.executable, *command],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_soak() -> None:
+    output = run("tools/soak.py", "--seconds", "12", timeout=110)
+    assert "wrong or failed: none; hung: none" in output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_nested_searches() -> None:
+    output = run("tools/nested_searches.py", "--searches", "3", timeout=110)
+    assert "threads of ours left here: none" in output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+def test_conformance() -> None:
+    run("conformance/run.py", "--short", timeout=140)
+
+
+def test_bounds_are_those_of_the_project() -> None:
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        from bounds import lower_bounds
+    finally:
+        sys.path.remove(str(ROOT / "tools"))
+    names = [pin.split("==")[0] for pin in lower_bounds()]
+    assert names == ["joblib", "distributed", "cloudpickle", "threadpoolctl", "dask"]
