@@ -10,16 +10,16 @@ General layout
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from importlib.metadata import version as _version
 
-import joblib
+import joblib as _joblib
 
 from joblib_distributed import errors
 from joblib_distributed.driver.backend import DaskDistributedBackend
 from joblib_distributed.driver.cluster import get_client, shutdown
 from joblib_distributed.options import Options
 
-__version__ = version("joblib-distributed")
+__version__ = _version("joblib-distributed")
 
 #: Names under which the backend is registered when this package is imported.
 BACKEND_NAMES = ("dask.distributed", "distributed")
@@ -36,7 +36,7 @@ def register(name: str, make_default: bool = False) -> None:
     make_default : bool
         Whether calls that name no backend use it, too.
     """
-    joblib.register_parallel_backend(
+    _joblib.register_parallel_backend(
         name, DaskDistributedBackend, make_default=make_default
     )
 

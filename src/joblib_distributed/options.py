@@ -111,6 +111,15 @@ class Options:
         check_names(keywords)
         return dataclasses.replace(self, **keywords) if keywords else self
 
+    def constraints(self) -> dict[str, Any]:
+        """Return where tasks may run, as keywords of ``Client.submit``."""
+        workers = self.workers
+        return {
+            "resources": dict(self.resources) if self.resources else None,
+            "workers": [workers] if isinstance(workers, str) else workers,
+            "allow_other_workers": self.allow_other_workers,
+        }
+
     def portable(self) -> Options:
         """Return what of these options has a meaning in another process."""
         return dataclasses.replace(self, client=None, scatter=())

@@ -124,7 +124,7 @@ def test_the_client_gathers_on_its_own_loop(own_client: Client) -> None:
 def test_killed_worker_says_which() -> None:
     error = KilledWorker("key", own_worker := object(), 3)
     assert (error.last_worker, error.allowed_failures) == (own_worker, 3), because(
-        "KilledWorker", "driver.cluster._describe_death"
+        "KilledWorker", "driver.refusals.describe_death"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -13,6 +14,14 @@ from types import TracebackType
 from distributed import Client
 
 from support.waiting import wait_until
+
+_PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def _die_with_parent() -> None:
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class CommandLineCluster:
@@ -108,8 +117,10 @@ class CommandLineCluster:
             stderr=subprocess.DEVNULL,
             # The workers must find the functions of the test modules.
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            # A group of its own, so that a Ctrl-C of the developer ends it through us.
+            # A group of its own, so that a Ctrl-C of the developer ends it through us,
+            # and an end of its own, should the test session be killed.
             start_new_session=True,
+            preexec_fn=_die_with_parent,
         )
         self.processes.append(process)
         return process

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from joblib_distributed.data.payload import PROTOCOL, pack
+from joblib_distributed.data.payload import PROTOCOL, pack, text_of
 from joblib_distributed.errors import (
     ErrorTransferError,
     RemoteTraceback,
@@ -110,13 +110,13 @@ def pack_failure(error: BaseException, stage: Stage, worker: str) -> bytes:
         _drop_tracebacks(error)
         exception = pack(error)
     except BaseException as reason:  # whatever the user's __reduce__ raises
-        obstacle = f"{type(reason).__name__}: {_text_of(reason)}"
+        obstacle = f"{type(reason).__name__}: {text_of(reason)}"
     failure = (
         int(stage),
         exception,
         obstacle,
         f"{type(error).__module__}.{type(error).__qualname__}",
-        _text_of(error),
+        text_of(error),
         story,
         worker,
         not isinstance(error, Exception),
@@ -124,24 +124,23 @@ def pack_failure(error: BaseException, stage: Stage, worker: str) -> bytes:
     return pickle.dumps(failure, protocol=PROTOCOL)
 
 
-def _drop_tracebacks(error: BaseException | None) -> None:
-    """Keep tracebacks out of an exception's pickle.
+def _drop_tracebacks(error: BaseException) -> None:
+    """Keep tracebacks out of the pickle of an exception and those it refers to.
 
     distributed has tblib pickle them, frame by frame: a thousand frames are more than
     a pickler can descend.
     """
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except BaseException:  # a __str__ of the user's that raises
-        return "(its text could not be made)"
+    found: dict[int, BaseException] = {}
+    left = [error]
+    while left:
+        current = left.pop()
+        if id(current) not in found:
+            found[id(current)] = current
+            current.__traceback__ = None
+            # A group (Python 3.11) has its members, too.
+            relatives = [current.__cause__, current.__context__]
+            relatives.extend(getattr(current, "exceptions", ()))
+            left.extend(e for e in relatives if isinstance(e, BaseException))
 
 
 def _traceback_of(error: BaseException) -> str:
@@ -170,7 +169,7 @@ def unpack_value(packed: bytes | memoryview, index: int, function: str) -> Any:
             index,
             function,
             "ran to its end, but its result could not be unpickled here: "
-            f"{type(error).__name__}: {_text_of(error)}. Most often the result's class "
+            f"{type(error).__name__}: {text_of(error)}. Most often the result's class "
             "cannot be imported here, or its __reduce__ and __setstate__ do not agree. "
             "Return plain data, or define the class in a module both sides have.",
         ) from error
@@ -216,7 +215,7 @@ def _rebuild_users(failure: Failure, index: int, function: str) -> Exception:
         except BaseException as obstacle:
             reason = (
                 f"it could not be unpickled here: {type(obstacle).__name__}: "
-                f"{_text_of(obstacle)}"
+                f"{text_of(obstacle)}"
             )
         else:
             if isinstance(error, Exception):

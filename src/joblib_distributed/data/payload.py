@@ -171,9 +171,17 @@ class Packer:
             raise _packing_error(index, name, "its function", error) from error
         key = hashlib.blake2b(packed, digest_size=16).digest()
         packed = self._packed.setdefault(key, packed)
-        if isinstance(function, _STATELESS):
+        if _is_stateless(function):
             self._known[id(function)] = (function, key, packed)
         return key, packed
+
+
+def _is_stateless(function: Any) -> bool:
+    # A method of a list is of the same type as `len`.
+    bound_to = getattr(function, "__self__", None)
+    return isinstance(function, _STATELESS) and (
+        bound_to is None or isinstance(bound_to, (types.ModuleType, type))
+    )
 
 
 def function_name(function: Any) -> str:
@@ -189,7 +197,11 @@ def _as_task(
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     if isinstance(item, tuple) and len(item) == 3:
         function, args, kwargs = item
-        if callable(function) and isinstance(kwargs, dict):
+        if (
+            callable(function)
+            and isinstance(args, (tuple, list))
+            and isinstance(kwargs, dict)
+        ):
             return function, tuple(args), kwargs
     raise NotATaskError.of(
         index,
@@ -220,7 +232,7 @@ def _packing_error(
         index,
         name,
         f"could not be pickled: could not pickle the task to send to the workers "
-        f"because of {culprit}: {type(error).__name__}: {_shorten_text(str(error))}. "
+        f"because of {culprit}: {type(error).__name__}: {_shorten_text(text_of(error))}. "
         "Pass data instead of handles such as locks, files or connections, and open "
         "those inside the task.",
     )
@@ -232,6 +244,15 @@ def _shorten(value: object) -> str:
     except Exception:  # a repr of the user's that raises must not hide our message
         text = "an object whose repr fails"
     return f"{_shorten_text(text)} ({type(value).__name__})"
+
+
+def text_of(error: BaseException) -> str:
+    """Return an exception's text, also of one that does not want to give it."""
+    try:
+        # The text may be of a class of the user's: what is sent is plain.
+        return "".join((str(error),))
+    except BaseException:  # a __str__ of the user's that raises
+        return "(its text could not be made)"
 
 
 def _shorten_text(text: str, limit: int = 200) -> str:

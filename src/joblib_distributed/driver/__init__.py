@@ -5,10 +5,11 @@ Layout, top to bottom; each imports only what is below it::
     backend.py      joblib's contract, translated
     running.py      one live call: its threads, carrying out what call.py says
     call.py         one call's ledger: events in, instructions out; pure
-    events.py       those events and instructions
     batching.py     how many tasks go in the next batch; pure
     cluster.py      the only module that touches distributed.Client; posts events
     embedded.py     the cluster we start when there is none
     seceding.py     leaving the worker's thread pool while a nested call waits
     joblib_hooks.py the only module that touches joblib's private names
+    refusals.py     what is said when the cluster cannot serve a call; pure
+    events.py       the events and instructions of call.py; pure
 """

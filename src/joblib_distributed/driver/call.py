@@ -297,18 +297,19 @@ class Call:
         self._over = True
         for number in self._deliveries:
             yield DeliverError(number, None, event.error)
-        self._forget()
+        # The cluster may live on, if it is only that one batch could not be submitted.
+        yield from self._stop()
 
     def _on_cancelled(self, _: Cancelled) -> Iterable[Instruction]:
         self._over = True
+        yield from self._stop()
+
+    def _stop(self) -> Iterable[Instruction]:
         if self._in_flight:
             # 1. Queued batches are dropped, 2. running ones interrupted. The worker
             # remembers the call, so a batch that starts in between is refused there.
             yield Release(sorted(self._in_flight))
             yield Interrupt()
-        self._forget()
-
-    def _forget(self) -> None:
         self._deliveries.clear()
         self._waiting.clear()
         self._suspects.clear()

@@ -15,7 +15,6 @@ import concurrent.futures
 import contextlib
 import os
 import pickle
-import sys
 import threading
 import time
 import weakref
@@ -29,7 +28,7 @@ from distributed.scheduler import KilledWorker
 
 from joblib_distributed.data.outcome import unpack_report
 from joblib_distributed.data.payload import BatchPayload, pack_invocation
-from joblib_distributed.driver import embedded
+from joblib_distributed.driver import embedded, refusals
 from joblib_distributed.driver.events import (
     AttemptFailed,
     AttemptFinished,
@@ -38,14 +37,6 @@ from joblib_distributed.driver.events import (
     ClusterFailed,
     Event,
     Looked,
-)
-from joblib_distributed.errors import (
-    AsynchronousClientError,
-    ClusterClosedError,
-    EnvironmentMismatchError,
-    NoWorkersError,
-    OptionTypeError,
-    SchedulerUnreachableError,
 )
 from joblib_distributed.options import Options
 from joblib_distributed.worker.interrupt import interrupt_call
@@ -131,12 +122,14 @@ class Cluster:
             return threads
         # A task that waits is what makes an adaptive cluster start a worker.
         probe = self.client.submit(
-            pickle.loads, pack_invocation(int), pure=False, **_constraints(options)
+            pickle.loads, pack_invocation(int), pure=False, **options.constraints()
         )
         try:
             probe.result(timeout=options.wait_for_workers_timeout)
         except distributed.TimeoutError as error:
-            raise _no_workers(options, self.client) from error
+            raise refusals.no_workers(
+                options.wait_for_workers_timeout, self._address
+            ) from error
         finally:
             probe.release()
         return self.threads(options)
@@ -159,7 +152,7 @@ class Cluster:
             done, _ = concurrent.futures.wait(questions, ANSWER_INTERVAL)
             for question in done:
                 address = questions.pop(question)
-                if _check_answer(address, question.result()):
+                if refusals.check_answer(address, question.result()):
                     seen.add(address)
             # One that died meanwhile will not answer.
             members = self._ask(self.client.nthreads) if questions else ()
@@ -183,16 +176,17 @@ class Cluster:
             return error
         return answers.get(address)
 
+    @property
+    def _address(self) -> str:
+        return str(getattr(self.client.scheduler, "address", "(closed)"))
+
     def _ask(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
             return method(*args, **kwargs)
         except (OSError, RuntimeError) as error:
             if self.closed:
-                raise _closed() from error
-            raise SchedulerUnreachableError(
-                f"The scheduler at {_address(self.client)} did not answer: {error!r}. It "
-                "has probably stopped. Start it again, and connect a new client."
-            ) from error
+                raise refusals.closed() from error
+            raise refusals.no_answer(self._address, error) from error
 
     # ------------------------------------------------------------------------- attempts
     def send(self, key: str, batch: BatchPayload, options: Options, post: Post) -> None:
@@ -206,7 +200,7 @@ class Cluster:
         payload = pack_invocation(run_batch, *batch)
         with self._lock:
             if self.closed:
-                raise _closed()
+                raise refusals.closed()
             # dask advises to scatter what is larger than its threshold, 10 MB: advice
             # that a user of joblib cannot follow.
             with dask.config.set({_LARGE: "1 PiB"}) if len(payload) > 2**20 else _AS_IS:
@@ -216,7 +210,7 @@ class Cluster:
                     key=key,
                     pure=False,
                     priority=options.priority,
-                    **_constraints(options),
+                    **options.constraints(),
                 )
             self._futures[key] = future
         self.client.loop.add_callback(self._follow, key, future, post)
@@ -229,18 +223,18 @@ class Cluster:
             report = unpack_report(packed)
             event: Event = AttemptFinished(key, report.worker, report.outcomes)
         except KilledWorker as error:
-            event = AttemptKilled(key, _describe_death(error))
+            event = AttemptKilled(key, refusals.describe_death(error))
         except (concurrent.futures.CancelledError, OSError):
             event = AttemptLost(key)
         except Exception as error:
             event = AttemptFailed(key, f"{type(error).__name__}: {error}.")
         if self.closed and not isinstance(event, AttemptFinished):
-            event = ClusterFailed(_closed())
+            event = ClusterFailed(refusals.closed())
         post(event)
 
     def report_closed(self, post: Post) -> None:
         """Post the end of the cluster, which is noticed when nothing else is heard."""
-        post(ClusterFailed(_closed()))
+        post(ClusterFailed(refusals.closed()))
 
     def release(self, keys: Iterable[str]) -> None:
         """Have the engine forget attempts, running or not."""
@@ -282,68 +276,6 @@ class Cluster:
             return
         # An operation that this scheduler does not know gives None.
         post(Looked(time.monotonic(), states or {}, sum(threads.values())))
-
-
-def _constraints(options: Options) -> dict[str, Any]:
-    workers = options.workers
-    return {
-        "resources": dict(options.resources) if options.resources else None,
-        "workers": [workers] if isinstance(workers, str) else workers,
-        "allow_other_workers": options.allow_other_workers,
-    }
-
-
-def _describe_death(error: KilledWorker) -> str:
-    return (
-        f"{error.allowed_failures + 1} workers died in turn, the last one "
-        f"{error.last_worker.address}."
-    )
-
-
-def _check_answer(address: str, answer: object) -> bool:
-    """Judge what a worker said of itself; return whether it said anything."""
-    if answer is None or isinstance(answer, OSError):
-        return False
-    if isinstance(answer, BaseException):
-        raise EnvironmentMismatchError(
-            f"Worker {address} cannot run tasks: {type(answer).__name__}: {answer}. "
-            "Install joblib-distributed and joblib in the environment of every worker, "
-            "in the versions used here."
-        ) from answer
-    here = sys.version_info[:2]
-    if tuple(answer) != here:  # type: ignore[arg-type]
-        raise EnvironmentMismatchError(
-            f"Worker {address} runs Python {_dotted(answer)}, this process Python "
-            f"{_dotted(here)}. Functions cannot be sent between minor versions of "
-            "Python: start the workers from an environment with the same one."
-        )
-    return True
-
-
-def _dotted(version: Any) -> str:
-    return ".".join(map(str, version))
-
-
-def _no_workers(options: Options, client: Client) -> NoWorkersError:
-    seconds = options.wait_for_workers_timeout
-    return NoWorkersError(
-        f"DaskDistributedBackend has no worker after {seconds} seconds. Make sure that "
-        f"workers are started and connect to the scheduler at {_address(client)}; if "
-        "they need longer, use parallel_config(backend='dask.distributed', "
-        f"wait_for_workers_timeout={max(10, 2 * seconds)})."
-    )
-
-
-def _closed() -> ClusterClosedError:
-    return ClusterClosedError(
-        "The dask client was closed while a joblib call was using it, or lost its "
-        "scheduler for longer than it waits. Keep the client and its cluster open until "
-        "the call returns, and run the call again with a new one."
-    )
-
-
-def _address(client: Client) -> str:
-    return str(getattr(client.scheduler, "address", "(closed)"))
 
 
 # --------------------------------------------------------- where the cluster comes from
@@ -482,11 +414,7 @@ def _connect(host: str) -> Client:
     try:
         return Client(**target, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
-        raise SchedulerUnreachableError(
-            f"No dask scheduler could be reached at scheduler_host={host!r}: {error}. "
-            "Check host and port (a scheduler prints its address when it starts, and "
-            "8786 is its usual port), and that no firewall is between."
-        ) from error
+        raise refusals.no_scheduler(host, error) from error
 
 
 def _connect_embedded(options: Options) -> Client:
@@ -496,20 +424,13 @@ def _connect_embedded(options: Options) -> Client:
 
 def _check_usable(client: Any) -> None:
     if not isinstance(client, Client):
-        raise OptionTypeError(
-            f"client must be a distributed.Client, got {client!r}. To name a scheduler "
-            "by its address use scheduler_host='HOST:PORT'."
-        )
+        raise refusals.no_client(client)
     # `asynchronous` is also true of a synchronous client on its own event loop's thread,
     # where waiting for a result would wait for ever.
     if client.asynchronous or getattr(client, "_asynchronous", False):
-        raise AsynchronousClientError(
-            f"The dask client {client!r} is asynchronous, or this is its event loop's "
-            "thread: joblib calls wait for their results and would block the loop. Use "
-            "a synchronous Client, and call from an ordinary thread."
-        )
+        raise refusals.asynchronous(client)
     if Cluster(client).closed:
-        raise _closed()
+        raise refusals.closed()
 
 
 def shutdown() -> None:

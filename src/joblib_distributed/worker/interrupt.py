@@ -11,7 +11,8 @@ Guarantees
 - A thread is not interrupted while it imports a module.
 
 They rest on CPython's ``PyThreadState_SetAsyncExc`` (elsewhere nothing is injected) and
-on ``dict.setdefault`` being atomic.
+on ``dict.setdefault`` being atomic. And on a thread needing less than `INTERVAL` to
+leave an ``except`` clause: a second injection in there would escape.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class _Run:
         self.thread = threading.get_ident()
         self.ended = threading.Event()
         self._turn: dict[str, Side] = {}
+        self._interrupters = [None]
 
     def _take_turn(self, side: Side) -> bool:
         return self._turn.setdefault("turn", side) == side
@@ -73,6 +75,17 @@ class _Run:
         while not self._take_turn("runner"):
             time.sleep(0)  # the interrupter needs microseconds, and the interpreter lock
         _set_async_exception(self.thread, None)
+
+    def is_first_to_interrupt(self) -> bool:
+        """Whether the caller is the one that may call `interrupt`.
+
+        Several workers of one process are each told of a call.
+        """
+        try:
+            self._interrupters.pop()
+        except IndexError:
+            return False
+        return True
 
     def interrupt(self) -> None:
         """Inject until the run has ended."""
@@ -95,7 +108,7 @@ def interruptible(call: str, function: Callable[[], None]) -> bool:
     call : str
         The call on whose behalf it runs.
     function : callable
-        Must let `Interrupted` through.
+        What it raises is raised here, but for `Interrupted`.
 
     Returns
     -------
@@ -105,25 +118,36 @@ def interruptible(call: str, function: Callable[[], None]) -> bool:
     run = _Run(call)
     key = id(run)  # not the thread: a task may run another call's task within itself
     begun = interrupted = False
+    error: BaseException | None = None
+    while True:
+        try:
+            if not begun:
+                begun = True
+                # 1. Registered first, 2. then asked: an interrupt in between is either
+                # seen here or finds the run registered.
+                _runs[key] = run
+                interrupted = is_unwanted(call)
+                if not interrupted:
+                    error = _call(function)
+            run.close()
+            break
+        except Interrupted:
+            interrupted = True
+    _runs.pop(key, None)
+    run.ended.set()
+    if error is not None:
+        raise error
+    return not interrupted
+
+
+def _call(function: Callable[[], None]) -> BaseException | None:
     try:
-        while True:
-            try:
-                if not begun:
-                    begun = True
-                    # 1. Registered first, 2. then asked: an interrupt in between is
-                    # either seen here or finds the run registered.
-                    _runs[key] = run
-                    if is_unwanted(call):
-                        interrupted = True
-                    else:
-                        function()
-                run.close()
-                return not interrupted
-            except Interrupted:
-                interrupted = True
-    finally:
-        _runs.pop(key, None)
-        run.ended.set()
+        function()
+    except Interrupted:
+        raise
+    except BaseException as error:  # whatever it is, the run must be closed first
+        return error
+    return None
 
 
 def is_unwanted(call: str) -> bool:
@@ -143,7 +167,7 @@ def interrupt_call(call: str) -> int:
     while len(_unwanted) > REMEMBERED:
         _unwanted.popitem(last=False)
     runs = [run for run in list(_runs.values()) if run.call == call]
-    for run in runs:
+    for run in filter(_Run.is_first_to_interrupt, runs):
         threading.Thread(
             target=run.interrupt, name="joblib-distributed-interrupt", daemon=True
         ).start()

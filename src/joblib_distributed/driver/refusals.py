@@ -1,0 +1,120 @@
+"""What is said when the cluster cannot serve a call.
+
+Pure: makes errors of ours from what `driver.cluster` found.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from joblib_distributed.errors import (
+    AsynchronousClientError,
+    ClusterClosedError,
+    EnvironmentMismatchError,
+    NoWorkersError,
+    OptionTypeError,
+    SchedulerUnreachableError,
+)
+
+
+def closed() -> ClusterClosedError:
+    """Return the error for a client or cluster that was closed."""
+    return ClusterClosedError(
+        "The dask client was closed while a joblib call was using it, or lost its "
+        "scheduler for longer than it waits. Keep the client and its cluster open until "
+        "the call returns, and run the call again with a new one."
+    )
+
+
+def no_workers(seconds: float, address: str) -> NoWorkersError:
+    """Return the error for a cluster that had no worker for that long."""
+    return NoWorkersError(
+        f"DaskDistributedBackend has no worker after {seconds} seconds. Make sure that "
+        f"workers are started and connect to the scheduler at {address}; if they need "
+        "longer, use parallel_config(backend='dask.distributed', "
+        f"wait_for_workers_timeout={max(10, 2 * seconds)})."
+    )
+
+
+def no_answer(address: str, error: Exception) -> SchedulerUnreachableError:
+    """Return the error for a scheduler that was there once."""
+    return SchedulerUnreachableError(
+        f"The scheduler at {address} did not answer: {error!r}. It has probably stopped. "
+        "Start it again, and connect a new client."
+    )
+
+
+def no_scheduler(host: str, error: Exception) -> SchedulerUnreachableError:
+    """Return the error for an address where no scheduler was found."""
+    return SchedulerUnreachableError(
+        f"No dask scheduler could be reached at scheduler_host={host!r}: {error}. "
+        "Check host and port (a scheduler prints its address when it starts, and "
+        "8786 is its usual port), and that no firewall is between."
+    )
+
+
+def no_client(client: object) -> OptionTypeError:
+    """Return the error for a ``client`` that is something else."""
+    return OptionTypeError(
+        f"client must be a distributed.Client, got {client!r}. To name a scheduler by "
+        "its address use scheduler_host='HOST:PORT'."
+    )
+
+
+def asynchronous(client: object) -> AsynchronousClientError:
+    """Return the error for a client that cannot be waited for."""
+    return AsynchronousClientError(
+        f"The dask client {client!r} is asynchronous, or this is its event loop's "
+        "thread: joblib calls wait for their results and would block the loop. Use a "
+        "synchronous Client, and call from an ordinary thread."
+    )
+
+
+def describe_death(error: Any) -> str:
+    """Put a `distributed.scheduler.KilledWorker` in words."""
+    return (
+        f"{error.allowed_failures + 1} workers died in turn, the last one "
+        f"{error.last_worker.address}."
+    )
+
+
+def check_answer(address: str, answer: object) -> bool:
+    """Judge what a worker said of itself.
+
+    Parameters
+    ----------
+    address : str
+    answer : tuple of int, exception or None
+        What `worker.probe.describe_worker` gave there.
+
+    Returns
+    -------
+    bool
+        Whether it said anything.
+
+    Raises
+    ------
+    EnvironmentMismatchError
+        If it cannot run our tasks.
+    """
+    if answer is None or isinstance(answer, OSError):
+        return False
+    if isinstance(answer, BaseException):
+        raise EnvironmentMismatchError(
+            f"Worker {address} cannot run tasks: {type(answer).__name__}: {answer}. "
+            "Install joblib-distributed and joblib in the environment of every worker, "
+            "in the versions used here."
+        ) from answer
+    here = sys.version_info[:2]
+    if tuple(answer) != here:  # type: ignore[arg-type]
+        raise EnvironmentMismatchError(
+            f"Worker {address} runs Python {_dotted(answer)}, this process Python "
+            f"{_dotted(here)}. Functions cannot be sent between minor versions of "
+            "Python: start the workers from an environment with the same one."
+        )
+    return True
+
+
+def _dotted(version: Any) -> str:
+    return ".".join(map(str, version))

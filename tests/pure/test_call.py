@@ -1,0 +1,726 @@
+"""The ledger of a call: what it says to do after each event, to the letter."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from joblib_distributed.data.outcome import NOT_RUN, Kind, Outcome
+from joblib_distributed.data.payload import PackedTask
+from joblib_distributed.driver import call as ledger
+from joblib_distributed.driver.call import Call, batch_name
+from joblib_distributed.driver.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptKilled,
+    AttemptLost,
+    Cancelled,
+    ClusterFailed,
+    Deliver,
+    DeliverError,
+    Dispatched,
+    Event,
+    Instruction,
+    Interrupt,
+    Looked,
+    Release,
+    Send,
+)
+from joblib_distributed.errors import (
+    ClusterClosedError,
+    NoWorkersError,
+    TaskError,
+    TaskLostError,
+    WorkerDiedError,
+)
+
+
+def task(index: int, name: str = "f") -> PackedTask:
+    return PackedTask(index, name, b"key of f", b"packed f", b"arguments %d" % index)
+
+
+def value(index: int) -> Outcome:
+    return Outcome(Kind.VALUE, 0.5, b"value %d" % index)
+
+
+def error(index: int) -> Outcome:
+    return Outcome(Kind.ERROR, 0.5, b"error %d" % index)
+
+
+def new_call(
+    limit: int | None = None, retries: int = 0, stranded_timeout: float = 10
+) -> Call:
+    return Call("c", limit, retries, stranded_timeout)
+
+
+def dispatch(call: Call, *sizes: int) -> list[PackedTask]:
+    """Dispatch deliveries 0, 1, ... of these sizes; return their tasks."""
+    tasks: list[PackedTask] = []
+    for number, size in enumerate(sizes):
+        new = [task(len(tasks) + i) for i in range(size)]
+        call.handle(Dispatched(number, new))
+        tasks += new
+    return tasks
+
+
+def key(number: int) -> str:
+    return f"batch_of_f-c-{number}"
+
+
+def finished(number: int, *outcomes: Outcome) -> AttemptFinished:
+    return AttemptFinished(key(number), "worker", outcomes)
+
+
+def message(instruction: Instruction) -> str:
+    assert isinstance(instruction, DeliverError)
+    return str(instruction.error)
+
+
+# ------------------------------------------------------------------------- dispatching
+def test_dispatched_tasks_are_sent_as_one_attempt() -> None:
+    call = new_call()
+    tasks = [task(0), task(1)]
+    assert call.handle(Dispatched(0, tasks)) == [Send(key(1), tasks)]
+    assert call.in_flight == {key(1)}
+    assert call.undelivered == 1
+
+
+def test_without_a_limit_everything_is_in_flight() -> None:
+    call = new_call(limit=None)
+    for number in range(1000):
+        assert call.handle(Dispatched(number, [task(number)])) == [
+            Send(key(number + 1), [task(number)])
+        ]
+    assert len(call.in_flight) == 1000
+
+
+def test_limit_is_never_exceeded() -> None:
+    call = new_call(limit=2)
+    first, second, third, fourth = (task(i) for i in range(4))
+    assert call.handle(Dispatched(0, [first])) == [Send(key(1), [first])]
+    assert call.handle(Dispatched(1, [second])) == [Send(key(2), [second])]
+    assert call.handle(Dispatched(2, [third])) == []
+    assert call.handle(Dispatched(3, [fourth])) == []
+    assert call.in_flight == {key(1), key(2)}
+    assert call.handle(finished(2, value(1))) == [
+        Release([key(2)]),
+        Deliver(1, [second], [value(1)]),
+        Send(key(3), [third]),
+    ]
+    assert call.handle(finished(3, value(2))) == [
+        Release([key(3)]),
+        Deliver(2, [third], [value(2)]),
+        Send(key(4), [fourth]),
+    ]
+    assert call.in_flight == {key(1), key(4)}
+
+
+def test_limit_counts_attempts_that_were_sent_again() -> None:
+    call = new_call(limit=1)
+    first, second = dispatch(call, 1, 1)
+    assert call.handle(AttemptLost(key(1))) == [
+        Release([key(1)]),
+        Send(key(2), [first]),
+    ]
+    assert call.handle(finished(2, value(0))) == [
+        Release([key(2)]),
+        Deliver(0, [first], [value(0)]),
+        Send(key(3), [second]),
+    ]
+
+
+def test_values_are_delivered_in_the_order_of_the_tasks() -> None:
+    call = new_call()
+    tasks = dispatch(call, 3)
+    assert call.handle(finished(1, NOT_RUN, value(1), NOT_RUN)) == [
+        Release([key(1)]),
+        Send(key(2), [tasks[0], tasks[2]]),
+    ]
+    assert call.handle(finished(2, NOT_RUN, value(2))) == [
+        Release([key(2)]),
+        Send(key(3), [tasks[0]]),
+    ]
+    assert call.handle(finished(3, value(0))) == [
+        Release([key(3)]),
+        Deliver(0, tasks, [value(0), value(1), value(2)]),
+    ]
+    assert call.undelivered == 0
+    assert call.in_flight == frozenset()
+
+
+def test_deliveries_are_made_in_the_order_in_which_they_complete() -> None:
+    call = new_call()
+    first, second = dispatch(call, 1, 1)
+    assert call.handle(finished(2, value(1))) == [
+        Release([key(2)]),
+        Deliver(1, [second], [value(1)]),
+    ]
+    assert call.handle(finished(1, value(0))) == [
+        Release([key(1)]),
+        Deliver(0, [first], [value(0)]),
+    ]
+
+
+# -------------------------------------------------------------------------------- keys
+def test_keys_are_fresh_and_named_after_the_function() -> None:
+    call = Call("the-call", limit=None, retries=5, stranded_timeout=10)
+    keys = []
+    for instruction in call.handle(Dispatched(0, [task(0, "fit-it"), task(1, "fit-it")])):
+        assert isinstance(instruction, Send)
+        keys.append(instruction.key)
+    for _ in range(3):
+        (_, sent) = call.handle(AttemptLost(keys[-1]))
+        assert isinstance(sent, Send)
+        keys.append(sent.key)
+    assert keys == [f"batch_of_fit_it-the-call-{n}" for n in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["f"], "batch_of_f"),
+        (["f", "f"], "batch_of_f"),
+        (["g", "f"], "mixed_batch_of_f"),
+        (["<lambda>"], "batch_of_<lambda>"),
+        (["a-b-c"], "batch_of_a_b_c"),
+        ([], "mixed_batch_of_nothing"),
+    ],
+)
+def test_batch_name(names: list[str], expected: str) -> None:
+    assert batch_name(task(i, name) for i, name in enumerate(names)) == expected
+
+
+def test_mixed_batch_has_its_name_in_its_key() -> None:
+    tasks = [task(0, "g"), task(1, "f")]
+    assert new_call().handle(Dispatched(0, tasks)) == [
+        Send("mixed_batch_of_f-c-1", tasks)
+    ]
+
+
+# ------------------------------------------------------------------- errors and retries
+def test_error_without_retries_is_delivered_at_once() -> None:
+    call = new_call(retries=0)
+    (only,) = dispatch(call, 1)
+    assert call.handle(finished(1, error(0))) == [
+        Release([key(1)]),
+        DeliverError(0, only, error(0)),
+    ]
+    assert call.undelivered == 0
+
+
+def test_retries_are_counted_for_each_task() -> None:
+    call = new_call(retries=1)
+    first, second = dispatch(call, 2)
+    assert call.handle(finished(1, error(0), NOT_RUN)) == [
+        Release([key(1)]),
+        Send(key(2), [first, second]),
+    ]
+    assert call.handle(finished(2, value(0), error(1))) == [
+        Release([key(2)]),
+        Send(key(3), [second]),
+    ]
+    assert call.handle(finished(3, error(1))) == [
+        Release([key(3)]),
+        DeliverError(0, second, error(1)),
+    ]
+
+
+def test_task_is_tried_once_more_for_each_retry() -> None:
+    call = new_call(retries=3)
+    (only,) = dispatch(call, 1)
+    for number in (1, 2, 3):
+        assert call.handle(finished(number, error(0))) == [
+            Release([key(number)]),
+            Send(key(number + 1), [only]),
+        ]
+    assert call.handle(finished(4, error(0))) == [
+        Release([key(4)]),
+        DeliverError(0, only, error(0)),
+    ]
+
+
+def test_retried_task_that_recovers_is_delivered() -> None:
+    call = new_call(retries=1)
+    tasks = dispatch(call, 2)
+    call.handle(finished(1, error(0), error(1)))
+    assert call.handle(finished(2, value(0), value(1))) == [
+        Release([key(2)]),
+        Deliver(0, tasks, [value(0), value(1)]),
+    ]
+
+
+def test_what_is_no_error_costs_no_retry() -> None:
+    call = new_call(retries=1)
+    (only,) = dispatch(call, 1)
+    call.handle(AttemptLost(key(1)))
+    call.handle(finished(2, NOT_RUN))
+    assert call.handle(finished(3, error(0))) == [
+        Release([key(3)]),
+        Send(key(4), [only]),
+    ]
+    assert call.handle(finished(4, error(0))) == [
+        Release([key(4)]),
+        DeliverError(0, only, error(0)),
+    ]
+
+
+def test_only_the_first_error_of_a_delivery_is_delivered() -> None:
+    call = new_call()
+    tasks = dispatch(call, 3)
+    assert call.handle(finished(1, value(0), error(1), error(2))) == [
+        Release([key(1)]),
+        DeliverError(0, tasks[1], error(1)),
+    ]
+    assert call.undelivered == 0
+    assert call.in_flight == frozenset()
+
+
+def test_tasks_of_a_failed_delivery_are_not_sent_again() -> None:
+    call = new_call(limit=1, retries=1)
+    first, second, other = dispatch(call, 2, 1)
+    assert call.handle(finished(1, error(0), NOT_RUN)) == [
+        Release([key(1)]),
+        Send(key(2), [first, second]),
+    ]
+    # The first fails for good while the second was, again, not run.
+    assert call.handle(finished(2, error(0), NOT_RUN)) == [
+        Release([key(2)]),
+        DeliverError(0, first, error(0)),
+        Send(key(3), [other]),
+    ]
+
+
+# ----------------------------------------------------------- not run, lost, late, second
+def test_what_was_not_run_is_sent_before_what_was_never_sent() -> None:
+    call = new_call(limit=1)
+    tasks = dispatch(call, 2, 1)
+    assert call.handle(finished(1, value(0), NOT_RUN)) == [
+        Release([key(1)]),
+        Send(key(2), [tasks[1]]),
+    ]
+    assert call.handle(finished(2, value(1))) == [
+        Release([key(2)]),
+        Deliver(0, tasks[:2], [value(0), value(1)]),
+        Send(key(3), [tasks[2]]),
+    ]
+
+
+def test_not_run_and_retried_tasks_go_again_in_their_order() -> None:
+    call = new_call(retries=1)
+    tasks = dispatch(call, 4)
+    assert call.handle(finished(1, error(0), NOT_RUN, value(2), NOT_RUN)) == [
+        Release([key(1)]),
+        Send(key(2), [tasks[0], tasks[1], tasks[3]]),
+    ]
+
+
+def test_lost_attempt_is_sent_again_under_a_fresh_key() -> None:
+    call = new_call()
+    tasks = dispatch(call, 2)
+    assert call.handle(AttemptLost(key(1))) == [
+        Release([key(1)]),
+        Send(key(2), tasks),
+    ]
+    assert call.in_flight == {key(2)}
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        finished(1, value(0)),
+        finished(1, error(0)),
+        AttemptLost(key(1)),
+        AttemptKilled(key(1), "detail"),
+        AttemptFailed(key(1), "detail"),
+        Looked(1.0, {key(1): None}, 4),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+def test_late_and_second_reports_are_dropped(late: Event) -> None:
+    call = new_call()
+    (only,) = dispatch(call, 1)
+    call.handle(AttemptLost(key(1)))
+    assert call.handle(late) == []
+    assert call.handle(late) == []
+    assert call.in_flight == {key(2)}
+    assert call.handle(finished(2, value(0))) == [
+        Release([key(2)]),
+        Deliver(0, [only], [value(0)]),
+    ]
+    assert call.handle(late) == []
+
+
+def test_a_value_of_a_late_attempt_is_not_mixed_in() -> None:
+    call = new_call()
+    tasks = dispatch(call, 2)
+    call.handle(AttemptLost(key(1)))
+    late = Outcome(Kind.VALUE, 0.5, b"late")
+    assert call.handle(finished(1, late, late)) == []
+    assert call.handle(finished(2, value(0), value(1))) == [
+        Release([key(2)]),
+        Deliver(0, tasks, [value(0), value(1)]),
+    ]
+
+
+# ------------------------------------------------------------------------------- killed
+def test_suspects_run_one_at_a_time_once_nothing_else_does() -> None:
+    call = new_call(limit=2)
+    tasks = dispatch(call, 2, 1, 1)
+    # Attempt 2 still runs: the suspects wait for its end, and nothing new begins.
+    assert call.handle(AttemptKilled(key(1), "detail")) == [Release([key(1)])]
+    assert call.handle(Dispatched(3, [task(4)])) == []
+    assert call.handle(finished(2, value(2))) == [
+        Release([key(2)]),
+        Deliver(1, [tasks[2]], [value(2)]),
+        Send(key(3), [tasks[0]]),
+    ]
+    assert call.in_flight == {key(3)}
+    assert call.handle(finished(3, value(0))) == [
+        Release([key(3)]),
+        Send(key(4), [tasks[1]]),
+    ]
+    # The last suspect is innocent: the rest goes on, up to the limit.
+    assert call.handle(finished(4, value(1))) == [
+        Release([key(4)]),
+        Deliver(0, tasks[:2], [value(0), value(1)]),
+        Send(key(5), [tasks[3]]),
+        Send(key(6), [task(4)]),
+    ]
+
+
+def test_poison_is_failed_by_name_and_its_neighbours_are_delivered() -> None:
+    call = new_call()
+    tasks = dispatch(call, 1, 1, 1)
+    assert call.handle(AttemptKilled(key(1), "")) == [Release([key(1)])]
+    assert call.handle(AttemptKilled(key(2), "")) == [Release([key(2)])]
+    assert call.handle(AttemptKilled(key(3), "")) == [
+        Release([key(3)]),
+        Send(key(4), [tasks[0]]),
+    ]
+    assert call.handle(finished(4, value(0))) == [
+        Release([key(4)]),
+        Deliver(0, [tasks[0]], [value(0)]),
+        Send(key(5), [tasks[1]]),
+    ]
+    release, failed, sent = call.handle(AttemptKilled(key(5), "4 workers died in turn."))
+    assert release == Release([key(5)])
+    assert sent == Send(key(6), [tasks[2]])
+    assert isinstance(failed, DeliverError)
+    assert (failed.delivery, failed.task) == (1, tasks[1])
+    assert type(failed.error) is WorkerDiedError
+    assert (failed.error.index, failed.error.function) == (1, "f")
+    assert str(failed.error) == (
+        "Task 1 (f) killed the worker processes that ran it, also when it ran alone: 4 "
+        "workers died in turn. The likely causes are a crash in native code, os._exit, "
+        "or more memory than the worker may use. Run this task by itself to see, or "
+        "give workers more memory."
+    )
+    assert call.handle(finished(6, value(2))) == [
+        Release([key(6)]),
+        Deliver(2, [tasks[2]], [value(2)]),
+    ]
+
+
+def test_solo_deaths_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "SOLO_DEATHS_ALLOWED", 2)
+    call = new_call()
+    (only,) = dispatch(call, 1)
+    for number in (1, 2, 3):
+        assert call.handle(AttemptKilled(key(number), "")) == [
+            Release([key(number)]),
+            Send(key(number + 1), [only]),
+        ]
+    assert [type(i) for i in call.handle(AttemptKilled(key(4), ""))] == [
+        Release,
+        DeliverError,
+    ]
+
+
+def test_suspect_that_is_lost_or_not_run_or_retried_stays_alone() -> None:
+    call = new_call(retries=1)
+    first, second = dispatch(call, 1, 1)
+    call.handle(AttemptKilled(key(1), ""))
+    assert call.handle(AttemptKilled(key(2), "")) == [
+        Release([key(2)]),
+        Send(key(3), [first]),
+    ]
+    for number, event in (
+        (3, AttemptLost(key(3))),
+        (4, finished(4, NOT_RUN)),
+        (5, finished(5, error(0))),
+    ):
+        assert call.handle(event) == [
+            Release([key(number)]),
+            Send(key(number + 1), [first]),
+        ]
+    assert call.handle(finished(6, error(0))) == [
+        Release([key(6)]),
+        DeliverError(0, first, error(0)),
+        Send(key(7), [second]),
+    ]
+
+
+def test_suspects_of_a_failed_delivery_are_not_run() -> None:
+    call = new_call()
+    tasks = dispatch(call, 3, 1)
+    call.handle(finished(2, value(3)))
+    assert call.handle(AttemptKilled(key(1), "")) == [
+        Release([key(1)]),
+        Send(key(3), [tasks[0]]),
+    ]
+    assert call.handle(finished(3, error(0))) == [
+        Release([key(3)]),
+        DeliverError(0, tasks[0], error(0)),
+    ]
+    assert call.in_flight == frozenset()
+    late = task(4)
+    assert call.handle(Dispatched(2, [late])) == [Send(key(4), [late])]
+
+
+def test_two_killed_attempts_make_suspects_in_their_order() -> None:
+    call = new_call()
+    tasks = dispatch(call, 2, 2)
+    assert call.handle(AttemptKilled(key(2), "")) == [Release([key(2)])]
+    sent = [*call.handle(AttemptKilled(key(1), ""))]
+    order = []
+    for number in range(3, 7):
+        (send,) = (i for i in sent if isinstance(i, Send))
+        order += send.tasks
+        sent = call.handle(finished(number, value(send.tasks[0].index)))
+    assert order == [tasks[2], tasks[3], tasks[0], tasks[1]]
+    assert call.undelivered == 0
+
+
+def test_detail_of_a_shared_death_is_not_held_against_the_innocent() -> None:
+    call = new_call()
+    tasks = dispatch(call, 2)
+    assert call.handle(AttemptKilled(key(1), "the first worker")) == [
+        Release([key(1)]),
+        Send(key(2), [tasks[0]]),
+    ]
+    call.handle(finished(2, value(0)))
+    assert "the last worker" in message(
+        call.handle(AttemptKilled(key(3), "the last worker"))[1]
+    )
+
+
+# ------------------------------------------------------------------------------- failed
+def test_failed_attempt_fails_its_deliveries() -> None:
+    call = new_call(limit=1)
+    tasks = dispatch(call, 2, 1)
+    release, failed, sent = call.handle(AttemptFailed(key(1), "ImportError: no joblib."))
+    assert release == Release([key(1)])
+    assert sent == Send(key(2), [tasks[2]])
+    assert isinstance(failed, DeliverError)
+    assert (failed.delivery, failed.task) == (0, tasks[0])
+    assert type(failed.error) is TaskLostError
+    assert (failed.error.index, failed.error.function) == (0, "f")
+    assert str(failed.error) == (
+        "Task 0 (f) could not be started on a worker: ImportError: no joblib. If a "
+        "module is missing there, install joblib-distributed and joblib in the workers' "
+        "environment."
+    )
+
+
+# ------------------------------------------------------------------------------- looked
+def test_attempt_unknown_twice_in_a_row_is_sent_again() -> None:
+    call = new_call()
+    tasks = dispatch(call, 2)
+    assert call.handle(Looked(1, {key(1): None}, 4)) == []
+    assert call.handle(Looked(2, {key(1): None}, 4)) == [
+        Release([key(1)]),
+        Send(key(2), tasks),
+    ]
+
+
+@pytest.mark.parametrize("known", ["processing", "queued", "waiting", "memory"])
+def test_attempt_that_is_known_in_between_is_left_alone(known: str) -> None:
+    call = new_call()
+    dispatch(call, 1)
+    for now in range(0, 30, 2):
+        assert call.handle(Looked(now, {key(1): None}, 4)) == []
+        assert call.handle(Looked(now + 1, {key(1): known}, 4)) == []
+
+
+def test_attempt_not_asked_about_is_left_alone() -> None:
+    call = new_call()
+    dispatch(call, 1)
+    for now in range(10):
+        assert call.handle(Looked(now, {}, 4)) == []
+    assert call.handle(Looked(11, {key(1): None}, 4)) == []
+
+
+def test_erred_attempt_of_which_no_error_was_heard_counts_as_unknown() -> None:
+    call = new_call()
+    (only,) = dispatch(call, 1)
+    assert call.handle(Looked(1, {key(1): "erred"}, 4)) == []
+    assert call.handle(Looked(2, {key(1): None}, 4)) == [
+        Release([key(1)]),
+        Send(key(2), [only]),
+    ]
+
+
+def test_fresh_attempt_starts_with_no_looks_against_it() -> None:
+    call = new_call()
+    (only,) = dispatch(call, 1)
+    call.handle(Looked(1, {key(1): None}, 4))
+    call.handle(Looked(2, {key(1): None}, 4))
+    assert call.handle(Looked(3, {key(2): None}, 4)) == []
+    assert call.handle(Looked(4, {key(2): None}, 4)) == [
+        Release([key(2)]),
+        Send(key(3), [only]),
+    ]
+
+
+def test_solo_attempt_found_lost_is_sent_alone_again() -> None:
+    call = new_call()
+    first, _ = dispatch(call, 1, 1)
+    call.handle(AttemptKilled(key(1), ""))
+    call.handle(AttemptKilled(key(2), ""))
+    call.handle(Looked(1, {key(3): None}, 4))
+    assert call.handle(Looked(2, {key(3): None}, 4)) == [
+        Release([key(3)]),
+        Send(key(4), [first]),
+    ]
+
+
+def test_stranded_attempt_is_given_up_after_the_timeout() -> None:
+    call = new_call(stranded_timeout=10)
+    tasks = dispatch(call, 2, 1)
+    states = {key(1): "no-worker", key(2): "processing"}
+    assert call.handle(Looked(100, states, 4)) == []
+    assert call.handle(Looked(109.9, states, 4)) == []
+    release, failed = call.handle(Looked(110, states, 4))
+    assert release == Release([key(1)])
+    assert isinstance(failed, DeliverError)
+    assert (failed.delivery, failed.task) == (0, tasks[0])
+    assert type(failed.error) is NoWorkersError
+    assert str(failed.error) == (
+        "Task 0 (f) found no worker for 10 seconds: the cluster has 4 threads, but none "
+        "that the options workers= and resources= allow. Correct them, or start such a "
+        "worker."
+    )
+    assert call.in_flight == {key(2)}
+
+
+def test_cluster_without_threads_strands_every_attempt() -> None:
+    call = new_call(stranded_timeout=2.5)
+    tasks = dispatch(call, 1, 1)
+    states = {key(1): "queued", key(2): "processing"}
+    assert call.handle(Looked(100, states, 0)) == []
+    instructions = call.handle(Looked(102.5, states, 0))
+    assert [type(i) for i in instructions] == [Release, DeliverError] * 2
+    assert [i.task for i in instructions if isinstance(i, DeliverError)] == tasks
+    assert message(instructions[1]) == (
+        "Task 0 (f) found no worker for 2.5 seconds: the cluster has no worker left. "
+        "Start workers, or raise wait_for_workers_timeout."
+    )
+    assert call.undelivered == 0
+
+
+def test_attempt_that_finds_a_worker_is_not_stranded_any_more() -> None:
+    call = new_call(stranded_timeout=10)
+    dispatch(call, 1)
+    assert call.handle(Looked(0, {key(1): "no-worker"}, 4)) == []
+    assert call.handle(Looked(9, {key(1): "processing"}, 4)) == []
+    assert call.handle(Looked(10, {key(1): "no-worker"}, 4)) == []
+    assert call.handle(Looked(19, {key(1): "no-worker"}, 4)) == []
+    assert len(call.handle(Looked(20, {key(1): "no-worker"}, 4))) == 2
+
+
+def test_threads_that_come_back_end_the_stranding() -> None:
+    call = new_call(stranded_timeout=10)
+    dispatch(call, 1)
+    assert call.handle(Looked(0, {key(1): "queued"}, 0)) == []
+    assert call.handle(Looked(9, {key(1): "queued"}, 1)) == []
+    assert call.handle(Looked(11, {key(1): "queued"}, 0)) == []
+
+
+def test_endless_timeout_never_gives_up() -> None:
+    call = new_call(stranded_timeout=math.inf)
+    dispatch(call, 1)
+    for now in (0, 1e6, 1e12):
+        assert call.handle(Looked(now, {key(1): "no-worker"}, 0)) == []
+
+
+def test_timeout_of_zero_gives_up_at_the_first_look() -> None:
+    call = new_call(stranded_timeout=0)
+    dispatch(call, 1)
+    assert len(call.handle(Looked(5, {key(1): "no-worker"}, 4))) == 2
+
+
+# ------------------------------------------------------------------------------ the end
+def test_failed_cluster_fails_every_delivery() -> None:
+    call = new_call(limit=1)
+    dispatch(call, 2, 1)
+    closed = ClusterClosedError("closed")
+    delivered = [
+        i
+        for i in call.handle(ClusterFailed(closed))
+        if not isinstance(i, (Release, Interrupt))
+    ]
+    assert delivered == [DeliverError(0, None, closed), DeliverError(1, None, closed)]
+    assert call.undelivered == 0
+    assert call.in_flight == frozenset()
+
+
+def test_failed_cluster_leaves_nothing_running() -> None:
+    """A cluster "fails" also when one batch could not be submitted: others may run."""
+    call = new_call()
+    dispatch(call, 1, 1)
+    instructions = call.handle(ClusterFailed(ClusterClosedError("closed")))
+    assert Release([key(1), key(2)]) in instructions
+    assert Interrupt() in instructions
+
+
+def test_cancelled_call_is_released_and_interrupted() -> None:
+    call = new_call(limit=2)
+    dispatch(call, 1, 1, 1)
+    assert call.handle(Cancelled()) == [Release([key(1), key(2)]), Interrupt()]
+    assert call.undelivered == 0
+    assert call.in_flight == frozenset()
+
+
+def test_cancelled_call_with_nothing_in_flight_interrupts_nobody() -> None:
+    assert new_call().handle(Cancelled()) == []
+    call = new_call()
+    dispatch(call, 1)
+    call.handle(finished(1, value(0)))
+    assert call.handle(Cancelled()) == []
+
+
+@pytest.mark.parametrize(
+    "last",
+    [Cancelled(), ClusterFailed(ClusterClosedError("closed"))],
+    ids=["cancelled", "cluster failed"],
+)
+@pytest.mark.parametrize(
+    "event",
+    [
+        Dispatched(7, [task(7)]),
+        finished(1, value(0)),
+        AttemptKilled(key(1), ""),
+        AttemptLost(key(1)),
+        AttemptFailed(key(1), ""),
+        Looked(1, {key(1): None}, 0),
+        ClusterFailed(ClusterClosedError("closed again")),
+        Cancelled(),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+def test_nothing_is_done_after_the_end(last: Event, event: Event) -> None:
+    call = new_call(stranded_timeout=0)
+    dispatch(call, 1)
+    call.handle(last)
+    assert call.handle(event) == []
+    assert call.handle(event) == []
+    assert call.undelivered == 0
+
+
+def test_errors_of_the_ledger_are_of_our_tree() -> None:
+    call = new_call()
+    dispatch(call, 1, 1)
+    (_, lost) = call.handle(AttemptFailed(key(1), "x"))
+    assert isinstance(lost, DeliverError)
+    assert isinstance(lost.error, TaskError)

@@ -1,0 +1,424 @@
+"""The ledger against a model cluster that does whatever a cluster may do."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from joblib_distributed.data.outcome import NOT_RUN, Kind, Outcome
+from joblib_distributed.data.payload import PackedTask
+from joblib_distributed.driver.call import LOOKS_BEFORE_LOST, Call
+from joblib_distributed.driver.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptKilled,
+    AttemptLost,
+    Cancelled,
+    ClusterFailed,
+    Deliver,
+    DeliverError,
+    Dispatched,
+    Event,
+    Instruction,
+    Interrupt,
+    Looked,
+    Release,
+    Send,
+)
+from joblib_distributed.errors import (
+    ClusterClosedError,
+    NoWorkersError,
+    TaskLostError,
+    WorkerDiedError,
+)
+
+#: It takes seconds; but to make an example of a failure short may take minutes.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+STRANDED_TIMEOUT = 10.0
+
+#: What an attempt that has ended already says when it is heard of again.
+LATE = Outcome(Kind.VALUE, 0.0, b"late")
+
+#: How many times a task raises before it gives its value; POISON always kills.
+POISON = -1
+behaviours = st.sampled_from([0, 0, 0, 0, 1, 2, 3, POISON])
+
+picks = st.integers(min_value=0, max_value=10**6)
+
+
+@dataclasses.dataclass
+class ModelTask:
+    """A task, and what it does when it is run."""
+
+    packed: PackedTask
+    delivery: int
+    #: How many times it still raises; POISON if it kills instead.
+    raises: int
+    retries_left: int
+    #: Whether it was on a worker that died, and is not cleared.
+    suspect: bool = False
+    #: Whether its value has arrived.
+    done: bool = False
+
+    @property
+    def value(self) -> Outcome:
+        return Outcome(Kind.VALUE, 0.0, b"value %d" % self.packed.index)
+
+    @property
+    def error(self) -> Outcome:
+        return Outcome(Kind.ERROR, 0.0, b"error %d" % self.packed.index)
+
+
+@dataclasses.dataclass
+class ModelAttempt:
+    """An attempt as the engine has it."""
+
+    tasks: list[ModelTask]
+    unknown: int = 0
+    stranded_since: float | None = None
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Feeds events; checks each instruction against what is known to be right."""
+
+    @initialize(
+        limit=st.sampled_from([None, 1, 2, 3]),
+        retries=st.integers(min_value=0, max_value=2),
+    )
+    def start(self, limit: int | None, retries: int) -> None:
+        self.limit = limit
+        self.retries = retries
+        self.call = Call("c", limit, retries, STRANDED_TIMEOUT)
+        self.now = 0.0
+        self.over = False
+        self.tasks: list[ModelTask] = []
+        #: Tasks of each delivery, in their order.
+        self.deliveries: list[list[ModelTask]] = []
+        #: Deliveries still to be made, and how each of the others ended.
+        self.open: set[int] = set()
+        self.ends: dict[int, str] = {}
+        #: Task index -> the error, or its class, that is to be delivered for it.
+        self.expected_errors: dict[int, object] = {}
+        self.in_flight: dict[str, ModelAttempt] = {}
+        #: Attempts that have ended: key -> number of tasks.
+        self.ended: dict[str, int] = {}
+        self.released: set[str] = set()
+
+    # ------------------------------------------------------------- the model's reactions
+    def feed(self, event: Event) -> list[Instruction]:
+        instructions = self.call.handle(event)
+        for instruction in instructions:
+            self.carry_out(instruction)
+        return instructions
+
+    def carry_out(self, instruction: Instruction) -> None:
+        if isinstance(instruction, Send):
+            self.send(instruction)
+        elif isinstance(instruction, Deliver):
+            self.deliver(instruction)
+        elif isinstance(instruction, DeliverError):
+            self.deliver_error(instruction)
+        elif isinstance(instruction, Release):
+            for key in instruction.keys:
+                assert key not in self.released, "released twice"
+                self.released.add(key)
+                self.ended[key] = len(self.in_flight.pop(key).tasks)
+        else:
+            assert isinstance(instruction, Interrupt)
+
+    def send(self, send: Send) -> None:
+        assert not self.over
+        assert send.key not in self.in_flight, "two attempts under one key"
+        assert send.key not in self.ended, "a key is used again"
+        assert send.tasks, "an empty attempt"
+        tasks = [self.tasks[packed.index] for packed in send.tasks]
+        for task, packed in zip(tasks, send.tasks, strict=True):
+            assert packed is task.packed
+            assert not task.done, "a task that gave its value is sent again"
+            assert task.delivery in self.open, "nobody wants this task"
+            assert not any(task in a.tasks for a in self.in_flight.values())
+        if any(task.suspect for task in tasks):
+            assert len(tasks) == 1, "a suspect shares its attempt"
+            assert not self.in_flight, "a suspect runs beside others"
+        else:
+            assert not self.suspects(), "an attempt is sent while there are suspects"
+        self.in_flight[send.key] = ModelAttempt(tasks)
+
+    def deliver(self, deliver: Deliver) -> None:
+        tasks = self.deliveries[deliver.delivery]
+        self.close(deliver.delivery, "values")
+        assert list(deliver.tasks) == [task.packed for task in tasks]
+        assert list(deliver.outcomes) == [task.value for task in tasks]
+        assert all(task.done for task in tasks)
+
+    def deliver_error(self, failed: DeliverError) -> None:
+        self.close(failed.delivery, "error")
+        assert failed.task is not None
+        task = self.tasks[failed.task.index]
+        assert task.packed is failed.task
+        assert task.delivery == failed.delivery
+        expected = self.expected_errors[failed.task.index]
+        if isinstance(expected, Outcome):
+            assert failed.error == expected
+        else:
+            assert type(failed.error) is expected
+
+    def close(self, number: int, end: str) -> None:
+        assert number in self.open, "delivered twice"
+        self.open.remove(number)
+        self.ends[number] = end
+
+    def suspects(self) -> list[ModelTask]:
+        return [
+            task for task in self.tasks if task.suspect and task.delivery in self.open
+        ]
+
+    def pick(self, number: int) -> str:
+        return list(self.in_flight)[number % len(self.in_flight)]
+
+    def is_solo(self, key: str) -> bool:
+        return any(task.suspect for task in self.in_flight[key].tasks)
+
+    def run(self, tasks: Sequence[ModelTask], most: int) -> list[Outcome] | None:
+        """Run the first `most` tasks of an attempt; None if that kills the worker."""
+        if any(task.raises == POISON for task in tasks[:most]):
+            return None
+        outcomes = []
+        for task in tasks[:most]:
+            if task.raises == 0:
+                outcomes.append(task.value)
+                task.done, task.suspect = True, False
+                continue
+            task.raises -= 1
+            outcomes.append(task.error)
+            if task.retries_left:
+                task.retries_left -= 1
+            else:
+                self.expected_errors[task.packed.index] = task.error
+        return outcomes + [NOT_RUN] * (len(tasks) - most)
+
+    def finish_attempt(self, key: str, most: int) -> None:
+        tasks = self.in_flight[key].tasks
+        outcomes = self.run(tasks, most)
+        if outcomes is None:
+            self.kill_attempts([key])
+        else:
+            self.feed(AttemptFinished(key, "worker", outcomes))
+
+    def kill_attempts(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            tasks = self.in_flight[key].tasks
+            for task in tasks:
+                if task.suspect:
+                    self.expected_errors[task.packed.index] = WorkerDiedError
+                task.suspect = True
+            self.feed(AttemptKilled(key, "It died."))
+
+    # ------------------------------------------------------------------------------ rules
+    @precondition(lambda self: not self.over)
+    @rule(kinds=st.lists(behaviours, min_size=1, max_size=5))
+    def dispatch(self, kinds: list[int]) -> None:
+        number = len(self.deliveries)
+        new = [
+            ModelTask(
+                PackedTask(len(self.tasks) + i, "f", b"", b"", b""),
+                number,
+                raises,
+                self.retries,
+            )
+            for i, raises in enumerate(kinds)
+        ]
+        self.tasks += new
+        self.deliveries.append(new)
+        self.open.add(number)
+        self.feed(Dispatched(number, [task.packed for task in new]))
+
+    @precondition(lambda self: self.in_flight)
+    @rule(which=picks, share=st.sampled_from([0.0, 0.5, 1.0, 1.0, 1.0]))
+    def finish(self, which: int, share: float) -> None:
+        key = self.pick(which)
+        self.finish_attempt(key, math.ceil(share * len(self.in_flight[key].tasks)))
+
+    @precondition(lambda self: self.in_flight)
+    @rule(data=st.data())
+    def kill_a_worker(self, data: st.DataObject) -> None:
+        """Several attempts die with their worker; none of them need be guilty."""
+        shared = [key for key in self.in_flight if not self.is_solo(key)]
+        if shared:
+            self.kill_attempts(
+                data.draw(st.lists(st.sampled_from(shared), unique=True, max_size=4))
+            )
+
+    @precondition(lambda self: self.in_flight)
+    @rule(which=picks)
+    def lose(self, which: int) -> None:
+        self.feed(AttemptLost(self.pick(which)))
+
+    @precondition(lambda self: self.in_flight)
+    @rule(which=picks)
+    def fail_to_start(self, which: int) -> None:
+        key = self.pick(which)
+        for task in self.in_flight[key].tasks:
+            self.expected_errors[task.packed.index] = TaskLostError
+        self.feed(AttemptFailed(key, "It could not."))
+
+    @precondition(lambda self: self.ended)
+    @rule(which=picks, kind=st.integers(min_value=0, max_value=4))
+    def report_late(self, which: int, kind: int) -> None:
+        """An attempt that has ended is heard of again: as if nothing had been said."""
+        key = list(self.ended)[which % len(self.ended)]
+        event = [
+            AttemptFinished(key, "worker", [LATE] * self.ended[key]),
+            AttemptKilled(key, "late"),
+            AttemptLost(key),
+            AttemptFailed(key, "late"),
+            Looked(self.now, {key: None}, 1),
+        ][kind]
+        assert self.call.handle(event) == []
+
+    @precondition(lambda self: self.in_flight)
+    @rule(
+        data=st.data(),
+        passed=st.sampled_from([0.0, 1.0, STRANDED_TIMEOUT]),
+        threads=st.sampled_from([0, 4, 4, 4]),
+    )
+    def look(self, data: st.DataObject, passed: float, threads: int) -> None:
+        self.now += passed
+        state = st.sampled_from(["processing", "queued", "erred", "no-worker", None])
+        keys = st.sampled_from(list(self.in_flight))
+        states = data.draw(st.dictionaries(keys, state, min_size=1))
+        gone = []
+        for key, said in states.items():
+            attempt = self.in_flight[key]
+            attempt.unknown = attempt.unknown + 1 if said in (None, "erred") else 0
+            if attempt.unknown == LOOKS_BEFORE_LOST:
+                gone.append(key)
+                continue
+            if said == "no-worker" or threads == 0:
+                if attempt.stranded_since is None:
+                    attempt.stranded_since = self.now
+                if self.now - attempt.stranded_since >= STRANDED_TIMEOUT:
+                    gone.append(key)
+                    for task in attempt.tasks:
+                        self.expected_errors[task.packed.index] = NoWorkersError
+            else:
+                attempt.stranded_since = None
+        instructions = self.feed(Looked(self.now, states, threads))
+        released = [i.keys for i in instructions if isinstance(i, Release)]
+        assert released == [[key] for key in gone]
+
+    @precondition(lambda self: not self.over and len(self.deliveries) > 5)
+    @rule()
+    def cancel(self) -> None:
+        expected = [Release(sorted(self.in_flight)), Interrupt()]
+        assert self.call.handle(Cancelled()) == (expected if self.in_flight else [])
+        self.end("cancelled")
+
+    @precondition(lambda self: not self.over and len(self.deliveries) > 5)
+    @rule()
+    def fail_the_cluster(self) -> None:
+        error = ClusterClosedError("closed")
+        failed = [
+            i
+            for i in self.call.handle(ClusterFailed(error))
+            if isinstance(i, (Send, Deliver, DeliverError))
+        ]
+        assert failed == [DeliverError(n, None, error) for n in sorted(self.open)]
+        self.end("cluster failed")
+
+    @precondition(lambda self: self.over)
+    @rule()
+    def dispatch_after_the_end(self) -> None:
+        task = PackedTask(len(self.tasks), "f", b"", b"", b"")
+        assert self.call.handle(Dispatched(len(self.deliveries), [task])) == []
+
+    def end(self, how: str) -> None:
+        self.over = True
+        self.ends.update(dict.fromkeys(self.open, how))
+        self.open.clear()
+        for key, attempt in self.in_flight.items():
+            self.ended[key] = len(attempt.tasks)
+        self.in_flight.clear()
+
+    # ------------------------------------------------------------------------- invariants
+    @invariant()
+    def the_ledger_knows_what_is_in_flight(self) -> None:
+        assert self.call.in_flight == set(self.in_flight)
+        assert not self.released & set(self.in_flight)
+
+    @invariant()
+    def the_ledger_knows_what_is_undelivered(self) -> None:
+        assert self.call.undelivered == len(self.open)
+
+    @invariant()
+    def the_limit_holds(self) -> None:
+        assert self.limit is None or len(self.in_flight) <= self.limit
+
+    @invariant()
+    def a_suspect_in_flight_is_alone(self) -> None:
+        if any(self.is_solo(key) for key in self.in_flight):
+            assert len(self.in_flight) == 1
+
+    @invariant()
+    def nothing_waits_without_need(self) -> None:
+        """What may be sent has been sent: otherwise nothing would ever send it."""
+        if self.suspects():
+            assert self.in_flight
+            return
+        out = {t.packed.index for a in self.in_flight.values() for t in a.tasks}
+        waiting = [
+            task
+            for task in self.tasks
+            if task.delivery in self.open
+            and not task.done
+            and task.packed.index not in out
+        ]
+        solo = any(self.is_solo(key) for key in self.in_flight)
+        if waiting and not solo:
+            assert len(self.in_flight) == self.limit
+
+    # ------------------------------------------------------------------------ the end
+    def teardown(self) -> None:
+        """Drive the call to its end, and look at how each delivery ended."""
+        if not hasattr(self, "call"):
+            return
+        for _ in range(1000):
+            if not self.open:
+                break
+            key = next(iter(self.in_flight))
+            self.finish_attempt(key, len(self.in_flight[key].tasks))
+        assert not self.open, "something is never delivered"
+        assert self.ends.keys() == set(range(len(self.deliveries)))
+        for tasks in self.deliveries:
+            if self.ends[tasks[0].delivery] == "values":
+                assert not any(task.raises == POISON for task in tasks)
+            elif self.ends[tasks[0].delivery] == "error":
+                assert any(task.packed.index in self.expected_errors for task in tasks)
+        # Nobody is blamed for the death of another.
+        for index, expected in self.expected_errors.items():
+            if expected is WorkerDiedError:
+                assert self.tasks[index].raises == POISON
+
+
+TestLedger = LedgerMachine.TestCase
+TestLedger.settings = settings(
+    max_examples=250,
+    stateful_step_count=40,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate, Phase.shrink],
+    suppress_health_check=[HealthCheck.too_slow],
+)

@@ -1,0 +1,363 @@
+"""The backend's options."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+import pickle
+from typing import Any
+
+import pytest
+
+from joblib_distributed.errors import (
+    OptionNameError,
+    OptionTypeError,
+    OptionValueError,
+)
+from joblib_distributed.options import NAMES, Options, check_names
+
+DEFAULTS = {
+    "client": None,
+    "scheduler_host": None,
+    "n_workers": None,
+    "threads_per_worker": None,
+    "scatter": (),
+    "retries": 0,
+    "priority": 0,
+    "resources": None,
+    "workers": None,
+    "allow_other_workers": False,
+    "wait_for_workers_timeout": 10,
+    "cap_n_jobs": True,
+}
+
+
+def fields(options: Options) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in NAMES}
+
+
+def changed(options: Options) -> dict[str, Any]:
+    """What is not as by default."""
+    return {k: v for k, v in fields(options).items() if v != DEFAULTS[k]}
+
+
+def test_defaults() -> None:
+    assert fields(Options()) == DEFAULTS
+    assert list(DEFAULTS) == list(NAMES)
+
+
+def test_options_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Options().retries = 3  # type: ignore[misc]
+
+
+# ------------------------------------------------------------------------------- values
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("client", object()),
+        ("scheduler_host", "host:8786"),
+        ("scheduler_host", "tls://host:8786"),
+        ("scheduler_host", pathlib.Path("scheduler.json")),
+        ("n_workers", 1),
+        ("threads_per_worker", 16),
+        ("retries", 100),
+        ("priority", -3),
+        ("priority", 2.5),
+        ("priority", math.inf),
+        ("resources", {"GPU": 1, "memory": 2.5e9}),
+        ("resources", {}),
+        ("workers", "tcp://127.0.0.1:1"),
+        ("workers", ["alice", "bob"]),
+        ("workers", ("alice",)),
+        ("workers", {"alice"}),
+        ("wait_for_workers_timeout", 0),
+        ("wait_for_workers_timeout", 0.5),
+        ("wait_for_workers_timeout", math.inf),
+        ("cap_n_jobs", False),
+    ],
+    ids=str,
+)
+def test_value_is_taken_as_it_is(name: str, value: object) -> None:
+    assert changed(Options.from_keywords({name: value})) == (
+        {name: value} if value != DEFAULTS[name] else {}
+    )
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "message"),
+    [
+        (
+            {"scheduler_host": 8786},
+            OptionTypeError,
+            "scheduler_host must be 'HOST:PORT', an address or the path of a scheduler "
+            "file, got 8786 (int).",
+        ),
+        (
+            {"scheduler_host": ""},
+            OptionValueError,
+            "scheduler_host is an empty string. Leave it out to use the current client "
+            "or an embedded cluster, or give 'HOST:PORT'.",
+        ),
+        (
+            {"n_workers": 2.0},
+            OptionTypeError,
+            "n_workers must be a whole number, got 2.0 (float).",
+        ),
+        (
+            {"n_workers": True},
+            OptionTypeError,
+            "n_workers must be a whole number, got True (bool).",
+        ),
+        (
+            {"n_workers": 0},
+            OptionValueError,
+            "n_workers must be at least 1, got 0.",
+        ),
+        (
+            {"threads_per_worker": "4"},
+            OptionTypeError,
+            "threads_per_worker must be a whole number, got '4' (str).",
+        ),
+        (
+            {"threads_per_worker": -1},
+            OptionValueError,
+            "threads_per_worker must be at least 1, got -1.",
+        ),
+        (
+            {"retries": None},
+            OptionTypeError,
+            "retries must be a whole number, got None (NoneType).",
+        ),
+        (
+            {"retries": 1.5},
+            OptionTypeError,
+            "retries must be a whole number, got 1.5 (float).",
+        ),
+        (
+            {"retries": -1},
+            OptionValueError,
+            "retries must be at least 0, got -1.",
+        ),
+        (
+            {"priority": "high"},
+            OptionTypeError,
+            "priority must be a number, got 'high' (str).",
+        ),
+        (
+            {"priority": False},
+            OptionTypeError,
+            "priority must be a number, got False (bool).",
+        ),
+        (
+            {"priority": math.nan},
+            OptionValueError,
+            "priority must be at least -inf, got nan.",
+        ),
+        (
+            {"resources": ["GPU"]},
+            OptionTypeError,
+            "resources must be a dict such as {'GPU': 1}, got ['GPU'] (list).",
+        ),
+        (
+            {"resources": {"GPU": "one"}},
+            OptionTypeError,
+            "resources['GPU'] must be a number, got 'one' (str).",
+        ),
+        (
+            {"resources": {"GPU": -1}},
+            OptionValueError,
+            "resources['GPU'] must be at least 0, got -1.",
+        ),
+        (
+            {"workers": []},
+            OptionTypeError,
+            "workers must be the address or name of a worker, or a non-empty list of "
+            "them, got [].",
+        ),
+        (
+            {"workers": ["alice", 3]},
+            OptionTypeError,
+            "workers must be the address or name of a worker, or a non-empty list of "
+            "them, got ['alice', 3].",
+        ),
+        (
+            {"workers": 3},
+            OptionTypeError,
+            "workers must be the address or name of a worker, or a non-empty list of "
+            "them, got 3.",
+        ),
+        (
+            {"workers": {"alice": 1}},
+            OptionTypeError,
+            "workers must be the address or name of a worker, or a non-empty list of "
+            "them, got {'alice': 1}.",
+        ),
+        (
+            {"workers": "alice", "allow_other_workers": 1},
+            OptionTypeError,
+            "allow_other_workers must be True or False, got 1 (int).",
+        ),
+        (
+            {"allow_other_workers": True},
+            OptionValueError,
+            "allow_other_workers=True says that workers= is only a preference, but "
+            "workers= was not given. Name the preferred workers, or leave both out.",
+        ),
+        (
+            {"wait_for_workers_timeout": None},
+            OptionTypeError,
+            "wait_for_workers_timeout must be a number, got None (NoneType).",
+        ),
+        (
+            {"wait_for_workers_timeout": -1},
+            OptionValueError,
+            "wait_for_workers_timeout must be at least 0, got -1.",
+        ),
+        (
+            {"cap_n_jobs": "yes"},
+            OptionTypeError,
+            "cap_n_jobs must be True or False, got 'yes' (str).",
+        ),
+        (
+            {"scatter": "abc"},
+            OptionTypeError,
+            "scatter must be a list/tuple, got `str`: write scatter=[X] for a single "
+            "object X.",
+        ),
+        (
+            {"scatter": {1: 2}},
+            OptionTypeError,
+            "scatter must be a list/tuple, got `dict`: write scatter=[X] for a single "
+            "object X.",
+        ),
+    ],
+    ids=lambda value: repr(value) if isinstance(value, dict) else "",
+)
+def test_value_that_cannot_be_meant(
+    keywords: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error) as caught:
+        Options.from_keywords(keywords)
+    assert type(caught.value) is error
+    assert str(caught.value) == message
+    with pytest.raises(error):
+        Options().replace(keywords)
+
+
+def test_workers_may_be_a_preference() -> None:
+    options = Options(workers=["alice"], allow_other_workers=True)
+    assert changed(options) == {"workers": ["alice"], "allow_other_workers": True}
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [([1, 2], (1, 2)), ((1,), (1,)), ([], ()), (None, ())]
+)
+def test_scatter_becomes_a_tuple(given: Any, kept: tuple[object, ...]) -> None:
+    assert Options(scatter=given).scatter == kept
+
+
+def test_scattered_objects_are_kept_themselves() -> None:
+    data = [1, 2]
+    assert Options(scatter=[data]).scatter[0] is data
+
+
+# -------------------------------------------------------------------------------- names
+@pytest.mark.parametrize(
+    ("wrong", "nearest"),
+    [
+        ("retry", "retries"),
+        ("n_worker", "n_workers"),
+        ("nworkers", "n_workers"),
+        ("worker", "workers"),
+        ("threads", "threads_per_worker"),
+        ("scheduler", "scheduler_host"),
+        ("host", "scheduler_host"),
+        ("wait_timeout", "wait_for_workers_timeout"),
+        ("resource", "resources"),
+        ("Priority", "priority"),
+        ("cap_njobs", "cap_n_jobs"),
+        ("allow_other_worker", "allow_other_workers"),
+        ("scater", "scatter"),
+        ("Client", "client"),
+    ],
+)
+def test_unknown_name_is_told_the_nearest(wrong: str, nearest: str) -> None:
+    with pytest.raises(OptionNameError) as caught:
+        Options.from_keywords({wrong: 3})
+    assert str(caught.value) == (
+        f"Unknown option {wrong}=3 of the dask.distributed backend. Did you mean "
+        f"'{nearest}'? The options are: {', '.join(NAMES)}."
+    )
+
+
+@pytest.mark.parametrize("name", ["zzz", "", "qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq"])
+def test_a_name_like_none_of_ours_is_still_refused(name: str) -> None:
+    with pytest.raises(OptionNameError):
+        check_names({name: 1})
+
+
+def test_known_names_pass() -> None:
+    check_names(DEFAULTS)
+
+
+def test_unknown_name_is_found_before_a_wrong_value() -> None:
+    with pytest.raises(OptionNameError):
+        Options.from_keywords({"retries": "x", "retry": 1})
+
+
+def test_replace_refuses_unknown_names() -> None:
+    with pytest.raises(OptionNameError):
+        Options().replace({"retry": 1})
+
+
+# ------------------------------------------------------------------------------ replace
+def test_replace_changes_only_what_is_given() -> None:
+    options = Options(retries=2, priority=3)
+    assert changed(options.replace({"retries": 5})) == {"retries": 5, "priority": 3}
+    assert changed(options) == {"retries": 2, "priority": 3}
+
+
+def test_replace_with_nothing_is_the_same() -> None:
+    options = Options(retries=2)
+    assert options.replace({}) is options
+
+
+# ------------------------------------------------------------------- portable and nested
+EVERYTHING: dict[str, Any] = {
+    "client": object(),
+    "scheduler_host": "host:1",
+    "n_workers": 3,
+    "threads_per_worker": 2,
+    "scatter": (1, 2),
+    "retries": 4,
+    "priority": 5,
+    "resources": {"GPU": 1},
+    "workers": ["alice"],
+    "allow_other_workers": True,
+    "wait_for_workers_timeout": 7,
+    "cap_n_jobs": False,
+}
+
+
+def test_portable_leaves_out_what_stays_in_this_process() -> None:
+    portable = Options(**EVERYTHING).portable()
+    assert fields(portable) == {**EVERYTHING, "client": None, "scatter": ()}
+    assert fields(pickle.loads(pickle.dumps(portable))) == fields(portable)
+
+
+def test_nested_options_name_no_cluster_and_run_first() -> None:
+    nested = Options(**EVERYTHING).nested()
+    assert fields(nested) == {
+        **EVERYTHING,
+        "client": None,
+        "scatter": (),
+        "scheduler_host": None,
+        "priority": 6,
+    }
+    assert nested.nested().priority == 7
+
+
+def test_nested_default_differs_only_in_priority() -> None:
+    assert changed(Options().nested()) == {"priority": 1}

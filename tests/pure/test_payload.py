@@ -1,0 +1,533 @@
+"""Tasks as bytes."""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from joblib_distributed.data import payload
+from joblib_distributed.data.payload import (
+    PROTOCOL,
+    REMEMBERED,
+    PackedTask,
+    Packer,
+    function_name,
+    pack,
+    pack_invocation,
+)
+from joblib_distributed.errors import NotATaskError, TaskPackingError
+
+
+def task_of(function: Callable[..., Any], *args: Any, **kwargs: Any) -> object:
+    """What ``joblib.delayed(function)(*args, **kwargs)`` returns."""
+    return function, args, kwargs
+
+
+def run(packed: PackedTask) -> Any:
+    """Do with a task what a worker does."""
+    args, kwargs = pickle.loads(packed.arguments)
+    return pickle.loads(packed.function)(*args, **kwargs)
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+class Counter:
+    """Has a method, which has a state."""
+
+    def __init__(self, count: int = 0) -> None:
+        self.count = count
+
+    def value(self) -> int:
+        return self.count
+
+
+class Adder:
+    """Can be called, and has a state; cannot be hashed."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, summand: int) -> None:
+        self.summand = summand
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Adder) and other.summand == self.summand
+
+    def __call__(self, x: int) -> int:
+        return self.summand + x
+
+
+class Raises:
+    """Raises a given exception when it is pickled; counts how often."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+        self.count = 0
+
+    def __reduce__(self) -> Any:
+        self.count += 1
+        raise self.error
+
+    def __call__(self) -> None:
+        pass
+
+
+# ----------------------------------------------------------------------------- packing
+def test_tasks_are_counted_from_zero() -> None:
+    packer = Packer()
+    packed = [packer.pack_task(task_of(double, i)) for i in range(3)]
+    assert [task.index for task in packed] == [0, 1, 2]
+    assert [task.name for task in packed] == ["double"] * 3
+    assert [run(task) for task in packed] == [0, 2, 4]
+
+
+def test_function_is_packed_once_for_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    values: list[object] = []
+
+    def counting_pack(value: object) -> bytes:
+        values.append(value)
+        return pack(value)
+
+    monkeypatch.setattr(payload, "pack", counting_pack)
+    packer = Packer()
+    packed = [packer.pack_task(task_of(double, i)) for i in range(3)]
+    assert values == [double, ((0,), {}), ((1,), {}), ((2,), {})]
+    assert len({id(task.function) for task in packed}) == 1
+    assert len({task.function_key for task in packed}) == 1
+
+
+@pytest.mark.parametrize("function", [double, lambda x: x, len, Counter, int])
+def test_stateless_functions_are_packed_once(function: Any) -> None:
+    packer = Packer()
+    first, second = (packer.pack_task(task_of(function)) for _ in range(2))
+    assert first.function is second.function
+    assert first.function_key == second.function_key
+
+
+def test_arguments_are_packed_as_they_are_now() -> None:
+    """A generator may use one buffer for all of its tasks."""
+    packer = Packer()
+    buffer: list[int] = []
+    packed = []
+    for i in range(3):
+        buffer[:] = [i]
+        packed.append(packer.pack_task(task_of(sum, buffer)))
+    assert [run(task) for task in packed] == [0, 1, 2]
+
+
+def test_bound_method_is_packed_as_it_is_now() -> None:
+    packer = Packer()
+    counter = Counter()
+    method = counter.value
+    packed = []
+    for i in (0, 1, 1):
+        counter.count = i
+        packed.append(packer.pack_task(task_of(method)))
+    assert [run(task) for task in packed] == [0, 1, 1]
+
+
+def test_partial_is_packed_as_it_is_now() -> None:
+    packer = Packer()
+    terms = [1]
+    partial = functools.partial(sum, terms)
+    first = packer.pack_task(task_of(partial))
+    terms.append(2)
+    second = packer.pack_task(task_of(partial))
+    assert (run(first), run(second)) == (1, 3)
+
+
+def test_callable_object_is_packed_as_it_is_now() -> None:
+    packer = Packer()
+    adder = Adder(1)
+    first = packer.pack_task(task_of(adder, 10))
+    adder.summand = 2
+    second = packer.pack_task(task_of(adder, 10))
+    assert (run(first), run(second)) == (11, 12)
+
+
+def test_method_of_a_builtin_object_is_packed_as_it_is_now() -> None:
+    """It is of the same type as `len`, but bound to something that may change."""
+    packer = Packer()
+    items = [1]
+    count = items.count
+    first = packer.pack_task(task_of(count, 1))
+    items.append(1)
+    second = packer.pack_task(task_of(count, 1))
+    assert (run(first), run(second)) == (1, 2)
+
+
+def test_equal_functions_share_their_bytes() -> None:
+    packer = Packer()
+    first = packer.pack_task(task_of(Counter(7).value))
+    second = packer.pack_task(task_of(Counter(7).value))
+    other = packer.pack_task(task_of(Counter(8).value))
+    assert first.function is second.function
+    assert first.function_key == second.function_key
+    assert other.function_key != first.function_key
+    assert run(other) == 8
+
+
+def test_a_function_that_took_the_place_of_another_is_not_mistaken_for_it() -> None:
+    """The address of a dead function may be that of the next one."""
+    packer = Packer()
+    results = [
+        run(packer.pack_task(task_of(eval(f"lambda: {i}"))))
+        for i in range(5 * REMEMBERED)
+    ]
+    assert results == list(range(5 * REMEMBERED))
+
+
+def test_packer_remembers_only_the_last_functions() -> None:
+    packer = Packer()
+    for i in range(5 * REMEMBERED):
+        packer.pack_task(task_of(eval(f"lambda: {i}")))
+        packer.pack_task(task_of(Counter(i).value))
+    assert len(packer._known) == REMEMBERED
+    assert len(packer._packed) == REMEMBERED
+
+
+def test_recent_keeps_the_last_items_set() -> None:
+    recent: payload._Recent[int, int] = payload._Recent()
+    for i in range(REMEMBERED + 2):
+        recent[i] = i
+    assert list(recent) == list(range(2, REMEMBERED + 2))
+    recent.setdefault(100, 100)
+    assert list(recent) == [*range(3, REMEMBERED + 2), 100]
+
+
+def test_size_is_that_of_the_arguments() -> None:
+    small, large = (Packer().pack_task(task_of(len, b"x" * n)) for n in (0, 10_000))
+    assert 10_000 <= large.nbytes - small.nbytes < 10_020
+    assert large.nbytes == len(large.arguments)
+
+
+def test_packed_task_is_frozen_and_slim() -> None:
+    packed = Packer().pack_task(task_of(double, 1))
+    with pytest.raises(AttributeError):
+        packed.index = 3  # type: ignore[misc]
+    assert not hasattr(packed, "__dict__")
+
+
+# ----------------------------------------------------------------- all kinds of callable
+def local_class() -> type:
+    class Local:
+        def __init__(self, x: int) -> None:
+            self.x = x
+
+    return Local
+
+
+def nested_function(depth: int) -> Callable[[int], int]:
+    def inner(x: int) -> int:
+        return x if x == 0 else depth + inner(x - 1)
+
+    return inner
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        (task_of(double, 21), 42),
+        (task_of(lambda x, y: x - y, 5, y=3), 2),
+        (task_of(nested_function(3), 4), 12),
+        (task_of(functools.partial(pow, 2), 10), 1024),
+        (task_of(functools.partial(functools.partial(max, 1), 5), 3), 5),
+        (task_of(Counter(5).value), 5),
+        (task_of("a-b".split, "-"), ["a", "b"]),
+        (task_of(str.upper, "x"), "X"),
+        (task_of(Adder(1), 2), 3),
+        (task_of(dict, a=1), {"a": 1}),
+        (task_of(len, [1, 2]), 2),
+        ((double, [4], {}), 8),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_roundtrip(item: object, expected: object) -> None:
+    assert run(Packer().pack_task(item)) == expected
+
+
+def test_class_made_in_a_function_roundtrips() -> None:
+    local = local_class()
+    packed = Packer().pack_task(task_of(local, 3))
+    assert run(packed).x == 3
+    argument = Packer().pack_task(task_of(vars, local(4)))
+    assert run(argument) == {"x": 4}
+
+
+def test_things_of_main_roundtrip() -> None:
+    """Bytes made in a script are unpacked where the script's names do not exist."""
+    script = textwrap.dedent(
+        """
+        import functools, pickle, sys
+        from joblib_distributed.data.payload import Packer
+
+        OFFSET = 100
+
+        class Shape:
+            def __init__(self, side):
+                self.side = side
+
+            def area(self):
+                return self.side**2
+
+        def shifted(shape, scale=1):
+            return OFFSET + scale * shape.area()
+
+        def factorial(n):
+            return 1 if n == 0 else n * factorial(n - 1)
+
+        tasks = [
+            (shifted, (Shape(3),), {}),
+            (functools.partial(shifted, scale=2), (Shape(3),), {}),
+            (Shape(4).area, (), {}),
+            (lambda n: factorial(n) + OFFSET, (5,), {}),
+            (map, (lambda s: s.area(), [Shape(1), Shape(2)]), {}),
+        ]
+        packer = Packer()
+        packed = [packer.pack_task(task) for task in tasks]
+        pieces = [(task.name, task.function, task.arguments) for task in packed]
+        sys.stdout.buffer.write(pickle.dumps(pieces))
+        """
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, check=True, timeout=50
+    ).stdout
+    names, results = [], []
+    for name, function, arguments in pickle.loads(output):
+        names.append(name)
+        args, kwargs = pickle.loads(arguments)
+        results.append(pickle.loads(function)(*args, **kwargs))
+    assert names == ["shifted", "shifted", "area", "<lambda>", "map"]
+    assert results[:4] == [109, 118, 16, 220]
+    assert list(results[4]) == [1, 4]
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (double, "double"),
+        (lambda: None, "<lambda>"),
+        (len, "len"),
+        (Counter, "Counter"),
+        (Counter().value, "value"),
+        (Adder(1), "Adder"),
+        (functools.partial(double, 1), "double"),
+        (functools.partial(functools.partial(Adder(1))), "Adder"),
+    ],
+)
+def test_function_name(function: object, name: str) -> None:
+    assert function_name(function) == name
+
+
+def test_function_name_that_is_no_text_is_not_used() -> None:
+    adder = Adder(1)
+    adder.__name__ = 3  # type: ignore[attr-defined]
+    assert function_name(adder) == "Adder"
+
+
+# --------------------------------------------------------------------------- not a task
+class NoRepr:
+    """Has no repr."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+@pytest.mark.parametrize(
+    ("item", "shown"),
+    [
+        (3, "3 (int)"),
+        (None, "None (NoneType)"),
+        (double, f"{double!r} (function)"),
+        ((double, ()), f"({double!r}, ()) (tuple)"),
+        ([double, (), {}], f"[{double!r}, (), {{}}] (list)"),
+        ((double, (), []), f"({double!r}, (), []) (tuple)"),
+        ((3, (), {}), "(3, (), {}) (tuple)"),
+        ((len, 5, {}), f"({len!r}, 5, {{}}) (tuple)"),
+        ("x" * 500, "'" + "x" * 199 + "... (str)"),
+        (NoRepr(), "an object whose repr fails (NoRepr)"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_no_task_is_refused(item: object, shown: str) -> None:
+    packer = Packer()
+    packer.pack_task(task_of(double, 1))
+    with pytest.raises(NotATaskError) as caught:
+        packer.pack_task(item)
+    assert str(caught.value) == (
+        f"Task 1 ({type(item).__name__}) is no task: the iterable yielded {shown}. Write "
+        "delayed(function)(arguments) for each task."
+    )
+    assert caught.value.index == 1
+
+
+# --------------------------------------------------------------------- cannot be packed
+def refused(item: object) -> TaskPackingError:
+    with pytest.raises(TaskPackingError) as caught:
+        Packer().pack_task(item)
+    return caught.value
+
+
+def test_packing_error_says_everything() -> None:
+    error = refused(task_of(double, Raises(ValueError("no, not this"))))
+    assert str(error) == (
+        "Task 0 (double) could not be pickled: could not pickle the task to send to the "
+        "workers because of argument 0 (of type Raises): ValueError: no, not this. Pass "
+        "data instead of handles such as locks, files or connections, and open those "
+        "inside the task."
+    )
+    assert (error.index, error.function) == (0, "double")
+    assert isinstance(error, pickle.PicklingError)
+    assert isinstance(error.__cause__, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "culprit"),
+    [
+        ((threading.Lock(),), {}, "argument 0 (of type lock)"),
+        ((1, 2, threading.Lock()), {}, "argument 2 (of type lock)"),
+        ((1,), {"a": 1, "b": threading.Lock()}, "argument 'b' (of type lock)"),
+        ((1, [[threading.Lock()]]), {}, "argument 1 (of type list)"),
+        ((iter(()), (i for i in ())), {}, "argument 1 (of type generator)"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_culprit_is_named(args: Any, kwargs: Any, culprit: str) -> None:
+    assert f" because of {culprit}: " in str(refused(task_of(double, *args, **kwargs)))
+
+
+def test_culprit_that_packs_by_itself_is_not_named() -> None:
+    class Once:
+        """Fails only the first time."""
+
+        failed = False
+
+        def __reduce__(self) -> Any:
+            if not Once.failed:
+                Once.failed = True
+                raise ValueError("once")
+            return (int, ())
+
+    assert " because of its arguments: ValueError: once" in str(
+        refused(task_of(double, Once()))
+    )
+
+
+def test_function_is_named_as_the_culprit() -> None:
+    lock = threading.Lock()
+    assert " because of its function: " in str(refused(task_of(lambda: lock)))
+    error = refused(task_of(Raises(ValueError("x"))))
+    assert str(error).startswith("Task 0 (Raises) could not be pickled")
+
+
+def test_function_that_does_not_pack_is_tried_for_each_of_its_tasks() -> None:
+    packer = Packer()
+    function = Raises(ValueError("x"))
+    for index in (0, 1):
+        with pytest.raises(TaskPackingError) as caught:
+            packer.pack_task(task_of(function))
+        assert caught.value.index == index
+    assert function.count == 2
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), GeneratorExit(), RuntimeError("x")])
+def test_exception_of_reduce_does_not_end_the_program(error: BaseException) -> None:
+    caught = refused(task_of(double, Raises(error)))
+    assert caught.__cause__ is error
+    assert f"(of type Raises): {type(error).__name__}: " in str(caught)
+
+
+@pytest.mark.parametrize("where", ["argument", "function"])
+def test_keyboard_interrupt_passes_through(where: str) -> None:
+    raises = Raises(KeyboardInterrupt())
+    item = task_of(double, raises) if where == "argument" else task_of(raises)
+    with pytest.raises(KeyboardInterrupt):
+        Packer().pack_task(item)
+
+
+def test_keyboard_interrupt_passes_while_the_culprit_is_looked_for() -> None:
+    class Second:
+        """Raises something else the second time."""
+
+        errors = (ValueError("first"), KeyboardInterrupt())
+
+        def __reduce__(self) -> Any:
+            first, *Second.errors = Second.errors  # type: ignore[assignment]
+            raise first
+
+    with pytest.raises(KeyboardInterrupt):
+        Packer().pack_task(task_of(double, Second()))
+
+
+def test_endless_recursion_is_a_packing_error() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    error = refused(task_of(len, 1, deep))
+    assert " because of argument 1 (of type list): " in str(error)
+
+
+def test_long_text_of_an_error_is_shortened() -> None:
+    text = str(refused(task_of(double, Raises(ValueError("y" * 1000)))))
+    assert f": ValueError: {'y' * 200}.... Pass data instead" in text
+
+
+def test_error_without_a_text_is_still_a_packing_error() -> None:
+    class NoText(Exception):
+        """Has no text."""
+
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    error = refused(task_of(double, Raises(NoText())))
+    assert " because of argument 0 (of type Raises): NoText: " in str(error)
+
+
+def test_task_after_one_that_does_not_pack_is_packed() -> None:
+    packer = Packer()
+    with pytest.raises(TaskPackingError):
+        packer.pack_task(task_of(double, threading.Lock()))
+    after = packer.pack_task(task_of(double, 5))
+    assert (after.index, run(after)) == (1, 10)
+
+
+# --------------------------------------------------------------------------- invocation
+def test_invocation_is_made_when_unpickled() -> None:
+    made: list[object] = []
+    threading._test_made = made  # type: ignore[attr-defined]
+    try:
+        packed = pack_invocation(_note, "a", 2)
+        assert made == []
+        assert pickle.loads(packed) == "noted"
+        assert made == [("a", 2)]
+    finally:
+        del threading._test_made  # type: ignore[attr-defined]
+
+
+def _note(*args: object) -> str:
+    threading._test_made.append(args)  # type: ignore[attr-defined]
+    return "noted"
+
+
+def test_invocation_without_arguments() -> None:
+    assert pickle.loads(pack_invocation(int)) == 0
+
+
+def test_invocation_does_not_look_at_the_users_bytes() -> None:
+    raises = b"these are no pickle"
+    assert pickle.loads(pack_invocation(len, raises)) == len(raises)
+
+
+def test_protocol_is_one_that_every_supported_python_reads() -> None:
+    assert PROTOCOL == 5
+    assert pack(1)[:2] == b"\x80\x05"
+    assert pack_invocation(int)[:2] == b"\x80\x05"

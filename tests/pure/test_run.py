@@ -1,0 +1,317 @@
+"""Batches, run as the engine runs them but without one."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import joblib
+import pytest
+from joblib.parallel import SequentialBackend, ThreadingBackend
+
+from joblib_distributed.data.outcome import (
+    Kind,
+    Outcome,
+    Report,
+    unpack_error,
+    unpack_report,
+    unpack_value,
+)
+from joblib_distributed.data.payload import BatchPayload, CallContext, Packer, pack
+from joblib_distributed.errors import (
+    ErrorTransferError,
+    ResultTransferError,
+    TaskExitError,
+)
+from joblib_distributed.worker import interrupt, run
+from joblib_distributed.worker.probe import describe_worker
+from joblib_distributed.worker.run import run_batch
+from support.hostile import Harm, OnPickle, OnUnpickle
+from support.tasks import in_thread
+
+CONTEXT = pack(CallContext(SequentialBackend(nesting_level=1), None, None))
+WORKER = f"(no worker) (pid {os.getpid()})"
+
+
+@pytest.fixture(autouse=True)
+def _fresh_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test interrupts calls of its own; none is left registered."""
+    monkeypatch.setattr(interrupt, "_unwanted", OrderedDict())
+    yield
+    assert interrupt._runs == {}
+
+
+def payload(
+    *items: tuple[Any, ...], call: str = "c", context: bytes = CONTEXT
+) -> BatchPayload:
+    """Pack tasks, each ``(function, *arguments)``, as the driver does."""
+    packer = Packer()
+    tasks = [packer.pack_task((function, args, {})) for function, *args in items]
+    return BatchPayload(
+        call,
+        context,
+        {task.function_key: task.function for task in tasks},
+        tuple((task.index, task.function_key, task.arguments) for task in tasks),
+    )
+
+
+def report_of(batch: BatchPayload) -> Report:
+    packed = run_batch(*batch)
+    assert type(packed) is bytes
+    return unpack_report(packed)
+
+
+def results_of(batch: BatchPayload) -> list[object]:
+    """Run a batch; return its values, and its errors as they would be raised."""
+    return [result(outcome) for outcome in report_of(batch).outcomes]
+
+
+def result(outcome: Outcome) -> object:
+    if outcome.kind is Kind.NOT_RUN:
+        return Kind.NOT_RUN
+    if outcome.kind is Kind.ERROR:
+        return unpack_error(outcome.packed, 0, "f")
+    return unpack_value(outcome.packed, 0, "f")
+
+
+def kinds(results: list[object]) -> list[object]:
+    return [type(r) if isinstance(r, BaseException) else r for r in results]
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+def fail(error: BaseException) -> None:
+    raise error
+
+
+def fail_without_end() -> None:
+    fail_without_end()
+
+
+class Counting:
+    """A function with a state."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> int:
+        self.count += 1
+        return self.count
+
+
+# ------------------------------------------------------------------------------- results
+def test_values_come_in_the_order_of_the_tasks() -> None:
+    batch = payload((double, 3), (sorted, [2, 1]), (double, "a"))
+    report = report_of(batch)
+    assert report.worker == WORKER
+    assert [outcome.kind for outcome in report.outcomes] == [Kind.VALUE] * 3
+    assert [result(outcome) for outcome in report.outcomes] == [6, [1, 2], "aa"]
+
+
+def test_empty_batch() -> None:
+    assert report_of(payload()) == Report(WORKER, [])
+
+
+def test_keyword_arguments() -> None:
+    task = Packer().pack_task((sorted, ([1, 2],), {"reverse": True}))
+    batch = BatchPayload(
+        "c",
+        CONTEXT,
+        {task.function_key: task.function},
+        ((0, task.function_key, task.arguments),),
+    )
+    assert results_of(batch) == [[2, 1]]
+
+
+def test_one_bad_task_spoils_only_itself() -> None:
+    batch = payload(
+        (double, 1),
+        (fail, ValueError("mine")),
+        (double, OnUnpickle("raise")),
+        (OnPickle, "raise"),
+        (double, 2),
+    )
+    assert kinds(results_of(batch)) == [2, ValueError, Harm, ResultTransferError, 4]
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+def test_exit_of_a_task_spoils_only_itself(error: BaseException) -> None:
+    results = results_of(payload((double, 1), (fail, error), (double, 2)))
+    assert kinds(results) == [2, TaskExitError, 4]
+
+
+@pytest.mark.parametrize("act", ["raise", "sys.exit"])
+def test_harm_while_packing_spoils_only_its_task(act: str) -> None:
+    batch = payload((OnPickle, act), (double, 1))
+    assert kinds(results_of(batch)) == [ResultTransferError, 2]
+
+
+def test_exit_while_unpacking_spoils_only_its_task() -> None:
+    batch = payload((double, OnUnpickle("sys.exit")), (double, 1))
+    assert kinds(results_of(batch)) == [TaskExitError, 2]
+
+
+def test_exception_that_does_not_pickle_spoils_only_its_task() -> None:
+    def fail_with_lock() -> None:
+        raise ValueError(threading.Lock())
+
+    results = results_of(payload((fail_with_lock,), (double, 1)))
+    assert kinds(results) == [ErrorTransferError, 2]
+    assert "TypeError: cannot pickle '_thread.lock' object" in str(results[0])
+
+
+def test_endless_recursion_spoils_only_its_task() -> None:
+    results = results_of(payload((fail_without_end,), (double, 1)))
+    assert kinds(results) == [RecursionError, 2]
+
+
+def test_missing_module_is_named_with_the_task_and_the_worker() -> None:
+    batch = payload((double, 1), (double, 2))
+    (_, key, _), second = batch.tasks
+    batch = batch._replace(tasks=((0, key, b"cmissing_module\nname\n."), second))
+    missing, four = results_of(batch)
+    assert isinstance(missing, ModuleNotFoundError)
+    assert missing.name == "missing_module"
+    assert f"Task 0 (f) could not be unpickled on worker {WORKER}: " in str(
+        missing.__cause__
+    )
+    assert four == 4
+
+
+def test_function_that_does_not_unpickle_spoils_only_its_tasks() -> None:
+    batch = payload((double, 1), (abs, -2), (double, 3))
+    broken = {**batch.functions, batch.tasks[0][1]: b"cmissing_module\nname\n."}
+    results = results_of(batch._replace(functions=broken))
+    assert kinds(results) == [ModuleNotFoundError, 2, ModuleNotFoundError]
+
+
+def test_context_that_does_not_unpickle_fails_every_task() -> None:
+    batch = payload((double, 1), (double, 2), context=b"cmissing_module\nname\n.")
+    results = results_of(batch)
+    assert kinds(results) == [ModuleNotFoundError] * 2
+    assert "could not be unpickled on worker" in str(results[0].__cause__)  # type: ignore[attr-defined]
+
+
+def test_own_duration_of_each_task_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([10.0, 10.5, 20.0, 22.0])
+    monkeypatch.setattr(run, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    report = report_of(payload((double, 1), (fail, ValueError())))
+    assert [outcome.duration for outcome in report.outcomes] == [0.5, 2.0]
+
+
+# ----------------------------------------------------------------------------- functions
+def test_function_is_unpacked_once_for_a_batch() -> None:
+    counting = Counting()
+    batch = payload((counting,), (counting,), (counting,))
+    assert len(batch.functions) == 1
+    assert results_of(batch) == [1, 2, 3]
+
+
+def test_function_is_not_shared_between_batches() -> None:
+    batch = payload((Counting(),))
+    assert [results_of(batch), results_of(batch)] == [[1], [1]]
+
+
+def test_arguments_are_not_shared_between_tasks() -> None:
+    def extended(items: list[int]) -> list[int]:
+        items.append(1)
+        return items
+
+    items: list[int] = []
+    assert results_of(payload((extended, items), (extended, items))) == [[1], [1]]
+
+
+# ------------------------------------------------------------------------------- context
+def nested_call() -> tuple[str, int | None, int]:
+    backend, n_jobs = joblib.parallel.get_active_backend()
+    return type(backend).__name__, n_jobs, backend.nesting_level
+
+
+def test_nested_calls_find_the_backend_of_the_context() -> None:
+    context = CallContext(ThreadingBackend(nesting_level=1), 3, None)
+    batch = payload((nested_call,), context=pack(context))
+    outside = nested_call()
+    assert results_of(batch) == [("ThreadingBackend", 3, 1)]
+    assert nested_call() == outside
+
+
+def test_backend_of_this_thread_is_back_after_a_failed_batch() -> None:
+    context = CallContext(ThreadingBackend(nesting_level=1), 3, None)
+    outside = nested_call()
+    report_of(payload((fail, SystemExit()), context=pack(context)))
+    assert nested_call() == outside
+
+
+def library_threads() -> list[int]:
+    from threadpoolctl import threadpool_info
+
+    return [library["num_threads"] for library in threadpool_info()]
+
+
+def test_threads_of_libraries_are_limited_while_tasks_run() -> None:
+    pytest.importorskip("numpy").linalg.inv([[1.0]])
+    before = library_threads()
+    limited = CallContext(SequentialBackend(nesting_level=1), None, 1)
+    assert results_of(payload((library_threads,), context=pack(limited))) == [
+        [1] * len(before)
+    ]
+    assert library_threads() == before
+    assert results_of(payload((library_threads,))) == [before]
+
+
+# ----------------------------------------------------------------------------- interrupts
+def test_batch_of_an_unwanted_call_is_not_run() -> None:
+    interrupt.interrupt_call("c")
+    assert results_of(payload((double, 1), (double, 2))) == [Kind.NOT_RUN] * 2
+    assert results_of(payload((double, 1), call="other")) == [2]
+
+
+_started = threading.Event()
+
+
+def spin_until_interrupted() -> None:
+    _started.set()
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        pass
+
+
+def test_what_was_done_before_an_interrupt_is_reported() -> None:
+    _started.clear()
+    batch = payload((double, 1), (spin_until_interrupted,), (double, 3))
+    join = in_thread(lambda: results_of(batch))
+    assert _started.wait(30)
+    assert interrupt.interrupt_call("c") == 1
+    assert join() == [2, Kind.NOT_RUN, Kind.NOT_RUN]
+
+
+def swallow(function: Callable[[], None]) -> str:
+    try:
+        function()
+    except BaseException:
+        return "swallowed"
+    return "never interrupted"
+
+
+def test_no_task_begins_after_one_that_swallowed_the_interrupt() -> None:
+    _started.clear()
+    batch = payload((swallow, spin_until_interrupted), (double, 3))
+    join = in_thread(lambda: results_of(batch))
+    assert _started.wait(30)
+    interrupt.interrupt_call("c")
+    assert join()[1] is Kind.NOT_RUN
+
+
+# --------------------------------------------------------------------------------- probe
+def test_probe_says_which_python_this_is() -> None:
+    assert describe_worker() == sys.version_info[:2]
+    assert pickle.loads(pickle.dumps(describe_worker)) is describe_worker
