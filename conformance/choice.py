@@ -1,0 +1,95 @@
+"""Which of the collected tests run."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Iterator, Mapping
+
+import pytest
+from skips import SKIPS
+
+from joblib_distributed import DaskDistributedBackend
+
+#: Name under which joblib's tests know the backend that ours stands in for.
+NAME = "dask"
+
+
+class Choice:
+    """The plugin that skips and drops tests.
+
+    Parameters
+    ----------
+    what : {"all", "short", "skipped"}
+        All but the skipped ones, a few, or only the skipped ones.
+    short : mapping of str to tuple of str
+        The few: patterns, as in `skips.Skip`, by module.
+    done : set of str
+        Ids of tests that are not to run again.
+    """
+
+    def __init__(
+        self, what: str, short: Mapping[str, tuple[str, ...]], done: set[str]
+    ) -> None:
+        self._what = what
+        self._short = short
+        self._done = done
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
+        """Decide about each test."""
+        reasons = dict(_skipped(items))
+        if self._what == "skipped":
+            chosen = set(reasons)
+        else:
+            chosen = set(self._few(items) if self._what == "short" else items)
+            for item, reason in reasons.items():
+                item.add_marker(pytest.mark.skip(reason=reason))
+        chosen = {i for i in chosen if i.nodeid not in self._done and _is_for_us(i)}
+        config.hook.pytest_deselected(items=[i for i in items if i not in chosen])
+        items[:] = [item for item in items if item in chosen]
+
+    def _few(self, items: list[pytest.Item]) -> Iterator[pytest.Item]:
+        for module, patterns in self._short.items():
+            for pattern in patterns:
+                yield from _find(items, module, pattern)
+
+
+def _is_for_us(item: pytest.Item) -> bool:
+    """Whether a test that runs once for each of some backends runs for ours."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    backends = [v for name, v in parameters.items() if name.endswith("backend")]
+    ours = [b for b in backends if b in (None, NAME) or _is_our_object(b)]
+    return bool(ours) or not backends
+
+
+def _is_our_object(backend: object) -> bool:
+    return isinstance(backend, DaskDistributedBackend)
+
+
+def _skipped(items: list[pytest.Item]) -> Iterator[tuple[pytest.Item, str]]:
+    modules = {item.module.__name__ for item in items}
+    for skip in SKIPS:
+        if skip.module in modules:
+            for item in _find(items, skip.module, skip.tests):
+                yield item, skip.reason
+
+
+def _find(items: Iterable[pytest.Item], module: str, pattern: str) -> list[pytest.Item]:
+    """Return the tests with a name, in which only ``*`` is special.
+
+    Raises
+    ------
+    pytest.UsageError
+        If there is none: the test is gone, or has another name.
+    """
+    glob = pattern.replace("[", "[[]")
+    found = [
+        item
+        for item in items
+        if item.module.__name__ == module and fnmatch.fnmatchcase(item.name, glob)
+    ]
+    if not found:
+        raise pytest.UsageError(f"no test of {module} matches {pattern!r}")
+    return found
