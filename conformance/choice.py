@@ -19,18 +19,13 @@ class Choice:
 
     Parameters
     ----------
-    what : {"all", "short", "skipped"}
-        All but the skipped ones, a few, or only the skipped ones.
     short : mapping of str to tuple of str
-        The few: patterns, as in `skips.Skip`, by module.
+        What the short form runs: patterns, as in `skips.Skip`, by module.
     done : set of str
         Ids of tests that are not to run again.
     """
 
-    def __init__(
-        self, what: str, short: Mapping[str, tuple[str, ...]], done: set[str]
-    ) -> None:
-        self._what = what
+    def __init__(self, short: Mapping[str, tuple[str, ...]], done: set[str]) -> None:
         self._short = short
         self._done = done
 
@@ -40,10 +35,10 @@ class Choice:
     ) -> None:
         """Decide about each test."""
         reasons = dict(_skipped(items))
-        if self._what == "skipped":
-            chosen = set(reasons)
+        chosen = set(self._few(items) if config.getoption("--short") else items)
+        if config.getoption("--skipped"):
+            chosen &= set(reasons)
         else:
-            chosen = set(self._few(items) if self._what == "short" else items)
             for item, reason in reasons.items():
                 item.add_marker(pytest.mark.skip(reason=reason))
         chosen = {i for i in chosen if i.nodeid not in self._done and _is_for_us(i)}
@@ -71,8 +66,8 @@ def _is_our_object(backend: object) -> bool:
 def _skipped(items: list[pytest.Item]) -> Iterator[tuple[pytest.Item, str]]:
     modules = {item.module.__name__ for item in items}
     for skip in SKIPS:
-        if skip.module in modules:
-            for item in _find(items, skip.module, skip.tests):
+        for pattern in skip.tests if skip.module in modules else ():
+            for item in _find(items, skip.module, pattern):
                 yield item, skip.reason
 
 

@@ -31,12 +31,13 @@ ROWS = {"test_multiple_generator_call_separated_gc": (NAME, False)}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add what `run.py` passes."""
+    """Add the options that `run.py` describes."""
     group = parser.getgroup("conformance")
-    group.addoption("--suite", help="name of a suite of suites.py")
-    group.addoption("--choose", choices=("all", "short", "skipped"), default="all")
-    group.addoption("--control", action="store_true", help="loky in the place of ours")
+    group.addoption("--conform", help="name of a suite of suites.py")
     group.addoption("--journal", type=Path, help="file that takes note of each test")
+    group.addoption("--short", action="store_true", help="run only a few tests")
+    group.addoption("--skipped", action="store_true", help="run what is skipped")
+    group.addoption("--control", action="store_true", help="run with joblib's loky")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -49,13 +50,12 @@ def pytest_configure(config: pytest.Config) -> None:
         joblib_distributed.register(NAME, make_default=True)
     path = config.getoption("--journal")
     done = {result.test for result in read(path)}
-    choice = Choice(config.getoption("--choose"), suite.short, done)
-    config.pluginmanager.register(choice)
+    config.pluginmanager.register(Choice(suite.short, done))
     config.pluginmanager.register(Journal(path))
 
 
 def _suite(config: pytest.Config) -> Suite:
-    return SUITES[config.getoption("--suite")]
+    return SUITES[config.getoption("--conform")]
 
 
 @pytest.fixture(autouse=True)

@@ -50,7 +50,6 @@ SUITES = {
             "sklearn.feature_selection.tests.test_mutual_info",
             "sklearn.inspection.tests.test_permutation_importance",
             "sklearn.covariance.tests.test_graphical_lasso",
-            "sklearn.metrics.tests.test_pairwise",
             "sklearn.cluster.tests.test_mean_shift",
         ),
         {"sklearn.utils.tests.test_parallel": ("*",)},

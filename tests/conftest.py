@@ -100,7 +100,8 @@ def command_line_cluster() -> Iterator[CommandLineCluster]:
     """A real ``dask scheduler`` and two ``dask worker`` processes, two threads each."""
     with CommandLineCluster(n_workers=2, nthreads=2) as cluster:
         yield cluster
-        joblib_distributed.shutdown()  # or its client would look for the scheduler
+        # Or its client would look for the scheduler.
+        joblib_distributed.get_client(scheduler_host=cluster.address).close()
 
 
 @pytest.fixture

@@ -19,7 +19,9 @@ def lower_bounds() -> list[str]:
     """Return the runtime dependencies, pinned to the least version they admit."""
     text = (ROOT / "pyproject.toml").read_text()
     (block,) = re.findall(r"^dependencies = \[\n(.*?)^\]", text, re.DOTALL | re.MULTILINE)
-    pins = [f"{name}=={least}" for name, least in re.findall(r'"([\w-]+)>=([\w.]+)', block)]
+    pins = [
+        f"{name}=={least}" for name, least in re.findall(r'"([\w-]+)>=([\w.]+)', block)
+    ]
     dask = next(pin for pin in pins if pin.startswith("distributed"))
     # The two are released together, and distributed asks for exactly its own dask.
     return [*pins, dask.replace("distributed", "dask")]

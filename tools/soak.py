@@ -179,23 +179,31 @@ def rss(pid: int | None = None) -> float:
 
 
 class Footprint:
-    """Threads, descriptors and keys at one moment."""
+    """Threads and descriptors of this process, with no client open."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self) -> None:
         gc.collect()
         self.threads = threading.active_count()
         self.descriptors = psutil.Process().num_fds()
-        self.keys = len(client.run_on_scheduler(_keys))
 
     def __repr__(self) -> str:
-        return f"{self.threads} threads, {self.descriptors} descriptors, {self.keys} keys"
+        return f"{self.threads} threads, {self.descriptors} descriptors"
 
     def within(self, other: Footprint) -> bool:
-        return (
-            self.threads <= other.threads
-            and self.descriptors <= other.descriptors
-            and self.keys <= other.keys
-        )
+        return self.threads <= other.threads and self.descriptors <= other.descriptors
+
+
+def keys_left(client: Client) -> list[str]:
+    """Return the keys that the scheduler still has a moment after the last call."""
+    left: list[str] = []
+
+    def none_left() -> bool:
+        left[:] = client.run_on_scheduler(_keys)
+        return not left
+
+    with contextlib.suppress(AssertionError):
+        wait_until(none_left, 15, lambda: "keys are left")
+    return left
 
 
 def _keys(dask_scheduler: Any) -> list[str]:
@@ -217,11 +225,9 @@ def main() -> int:
     given = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*tasks.*")  # joblib's, of `dropped`
     with CommandLineCluster(n_workers=2, nthreads=2) as cluster:
-        scheduler = cluster.processes[0].pid
-        client = joblib_distributed.get_client(scheduler_host=cluster.address)
         warm_up(cluster.address)
-        before = Footprint(client)
-        print(f"start: {before}", flush=True)
+        joblib_distributed.shutdown()
+        before = settle(Footprint())
         soak = Soak(cluster.address, given.seconds, given.seed)
         threads = [
             threading.Thread(target=soak.run_thread, args=(i,), daemon=True)
@@ -230,10 +236,12 @@ def main() -> int:
         start = time.monotonic()
         for thread in threads:
             thread.start()
+        scheduler = cluster.processes[0].pid
         memory = watch(soak, threads, scheduler, start, given.seconds)
-        after = settle(client, before)
+        keys = keys_left(joblib_distributed.get_client(scheduler_host=cluster.address))
         joblib_distributed.shutdown()
-    return report(soak, before, after, memory)
+        after = settle(before)
+    return report(soak, before, after, keys, memory)
 
 
 def watch(
@@ -264,13 +272,13 @@ def watch(
     return {"driver": (first[0], last[0]), "scheduler": (first[1], last[1])}
 
 
-def settle(client: Client, before: Footprint) -> Footprint:
+def settle(before: Footprint) -> Footprint:
     """Give threads that are ending a moment; return what is there then."""
-    after = Footprint(client)
+    after = Footprint()
 
     def settled() -> bool:
         nonlocal after
-        after = Footprint(client)
+        after = Footprint()
         return after.within(before)
 
     with contextlib.suppress(AssertionError):
@@ -279,16 +287,20 @@ def settle(client: Client, before: Footprint) -> Footprint:
 
 
 def report(
-    soak: Soak, before: Footprint, after: Footprint, memory: dict[str, Any]
+    soak: Soak,
+    before: Footprint,
+    after: Footprint,
+    keys: list[str],
+    memory: dict[str, tuple[float, float]],
 ) -> int:
     print(f"calls: {dict(soak.done)}")
     print(f"wrong or failed: {soak.failures or 'none'}; hung: {soak.hung() or 'none'}")
-    print(f"start: {before}; end: {after}")
+    print(f"start: {before}; end: {after}; dask keys left: {len(keys)}")
     flat = True
     for name, (first, last) in memory.items():
         flat = flat and last - first < FLAT_MB
         print(f"memory of the {name}: {first:.0f} MB after a fifth, {last:.0f} MB at end")
-    good = not soak.failures and not soak.hung() and after.within(before) and flat
+    good = not (soak.failures or soak.hung() or keys) and after.within(before) and flat
     print("good" if good else "NOT GOOD")
     return 0 if good else 1
 

@@ -37,7 +37,7 @@ def cluster_with(
         with Client(cluster.address, set_as_default=False) as client:
             client.wait_for_workers(2, timeout=30)
         yield cluster
-        joblib_distributed.shutdown()
+        joblib_distributed.get_client(scheduler_host=cluster.address).close()
 
 
 @pytest.mark.parametrize(
@@ -79,4 +79,4 @@ def test_the_scheduler_needs_nothing_of_ours(tmp_path: Path) -> None:
             backend="dask.distributed", scheduler_host=cluster.address
         ):
             assert Parallel()(delayed(abs)(-i) for i in range(4)) == [0, 1, 2, 3]
-        joblib_distributed.shutdown()
+        joblib_distributed.get_client(scheduler_host=cluster.address).close()

@@ -124,3 +124,6 @@ def test_generator_closed_by_another_thread_does_not_rejoin_there(pool: Pool) ->
     assert pool.log == ["left"]
     generator.close()  # type: ignore[attr-defined]
     assert pool.log == ["left"]
+    with seceded():
+        pool.log.append("waits")
+    assert pool.log == ["left", "left", "waits", "rejoined"]
