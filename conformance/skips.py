@@ -146,8 +146,10 @@ SKIPS = (
         "sklearn.model_selection.tests.test_validation",
         (
             "test_cross_val_predict[coo_*]",
-            "test_cross_val_score_failing_scorer[*]",
-            "test_cross_validate_failing_scorer[*]",
+            "test_cross_val_score_failing_scorer[nan]",
+            "test_cross_val_score_failing_scorer[0]",
+            "test_cross_validate_failing_scorer[*-nan]",
+            "test_cross_validate_failing_scorer[*-0]",
             "test_cross_validate_invalid_scoring_param",
         ),
         _WARNINGS,
@@ -157,7 +159,9 @@ SKIPS = (
         (
             "test_cross_val_score_score_func",
             "test_learning_curve_exploit_incremental_learning_routing",
-            "test_validation_functions_routing[*]",
+            "test_validation_functions_routing[cross_val*]",
+            "test_validation_functions_routing[learning_curve-*]",
+            "test_validation_functions_routing[validation_curve-*]",
         ),
         _RECORDS,
     ),

@@ -74,7 +74,7 @@ def inner_sum(n: int) -> int:
 
 # ------------------------------------------------------------------------------ the calls
 def plain(rng: random.Random) -> None:
-    n = rng.choice([0, 1, 2, 7, 50, 400, 3000])
+    n = rng.choice([0, 1, 2, 7, 50, 400, 1000])
     parallel = Parallel(
         n_jobs=rng.choice([2, 3, -1, -2]),
         return_as=rng.choice(["list", "generator"]),
