@@ -225,6 +225,24 @@ def test_closed_during_a_call(
     mark(str(tmp_path), "go")
 
 
+def test_closed_while_the_iterable_is_slow(own_client: Client) -> None:
+    """Nothing is in flight when the client is closed; what comes then is refused."""
+
+    def tasks() -> Any:
+        yield delayed(abs)(0)
+        own_client.close()
+        wait_until(lambda: own_client.status == "closed", 10, lambda: own_client.status)
+        # Longer than the ledger needs to notice it by itself.
+        threading.Event().wait(2.5)
+        yield from (delayed(abs)(i) for i in range(3))
+
+    with (
+        joblib.parallel_config(backend="dask.distributed", client=own_client),
+        pytest.raises(ClusterClosedError),
+    ):
+        Parallel(n_jobs=2, batch_size=1, pre_dispatch=1)(tasks())
+
+
 def test_restarted_during_a_call(own_client: Client, tmp_path: Path) -> None:
     def call() -> Any:
         with joblib.parallel_config(backend="dask.distributed", client=own_client):

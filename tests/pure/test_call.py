@@ -674,6 +674,21 @@ def test_failed_cluster_leaves_nothing_running() -> None:
     assert Interrupt() in instructions
 
 
+def test_a_batch_that_comes_after_a_cancel_is_dropped() -> None:
+    """For joblib is aborting: it waits for nothing any more."""
+    call = new_call()
+    call.handle(Cancelled())
+    assert call.handle(Dispatched(0, [task(0)])) == []
+
+
+def test_a_batch_that_comes_after_the_cluster_failed_is_answered() -> None:
+    """An iterable may go on for a while; joblib waits for every batch of it."""
+    call = new_call()
+    error = ClusterClosedError("closed")
+    assert call.handle(ClusterFailed(error)) == []
+    assert call.handle(Dispatched(0, [task(0)])) == [DeliverError(0, None, error)]
+
+
 def test_cancelled_call_is_released_and_interrupted() -> None:
     call = new_call(limit=2)
     dispatch(call, 1, 1, 1)
@@ -698,7 +713,6 @@ def test_cancelled_call_with_nothing_in_flight_interrupts_nobody() -> None:
 @pytest.mark.parametrize(
     "event",
     [
-        Dispatched(7, [task(7)]),
         finished(1, value(0)),
         AttemptKilled(key(1), ""),
         AttemptLost(key(1)),

@@ -109,6 +109,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.deliveries: list[list[ModelTask]] = []
         #: Deliveries still to be made, and how each of the others ended.
         self.open: set[int] = set()
+        #: Why the cluster failed, if it did.
+        self.failure: ClusterClosedError | None = None
         self.ends: dict[int, str] = {}
         #: Task index -> the error, or its class, that is to be delivered for it.
         self.expected_errors: dict[int, object] = {}
@@ -337,13 +339,16 @@ class LedgerMachine(RuleBasedStateMachine):
             if isinstance(i, (Send, Deliver, DeliverError))
         ]
         assert failed == [DeliverError(n, None, error) for n in sorted(self.open)]
+        self.failure = error
         self.end("cluster failed")
 
     @precondition(lambda self: self.over)
     @rule()
     def dispatch_after_the_end(self) -> None:
         task = PackedTask(len(self.tasks), "f", b"", b"", b"")
-        assert self.call.handle(Dispatched(len(self.deliveries), [task])) == []
+        number = len(self.deliveries)
+        refused = [DeliverError(number, None, self.failure)] if self.failure else []
+        assert self.call.handle(Dispatched(number, [task])) == refused
 
     def end(self, how: str) -> None:
         self.over = True

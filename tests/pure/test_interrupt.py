@@ -317,12 +317,13 @@ class HeldInjections:
 
 
 def run_and_look_back(
-    function: Callable[[], None], may_end: threading.Event
+    function: Callable[[], None], may_end: threading.Event, trace: Any = None
 ) -> Callable[[], list[object]]:
     """Run a function, then Python code of the engine's; tell what happened to each."""
 
     def run() -> list[object]:
         found: list[object] = []
+        sys.settrace(trace)
         try:
             try:
                 found.append(interruptible("c", function))
@@ -331,6 +332,8 @@ def run_and_look_back(
             until(may_end)
         except Interrupted:
             found.append("escaped")
+        finally:
+            sys.settrace(None)
         return found
 
     return in_thread(run)
@@ -404,6 +407,54 @@ def test_second_interrupt_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     if both:
         wait_until(lambda: len(interrupters()) < 2, DEADLINE, lambda: "both remain")
     held.release()
+    wait_for_interrupters()
+    may_end.set()
+    assert join() == [False]
+
+
+@pytest.mark.parametrize("step", range(1, 13))
+def test_second_injection_on_its_way_when_the_first_has_ended_the_function(
+    monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """It strikes at one step after the other of what closes the run."""
+    monkeypatch.setattr(interrupt, "INTERVAL", 0.01)
+    held = HeldInjections(monkeypatch)
+    started, may_end = threading.Event(), threading.Event()
+    steps_left: list[None] = []
+    has_struck = threading.Lock()  # an event's own lock could stay taken if it strikes
+    has_struck.acquire()
+    inject = interrupt._set_async_exception
+
+    def inject_and_tell(thread: int, exception: Any) -> None:
+        inject(thread, exception)
+        if exception is not None and has_struck.locked():
+            has_struck.release()
+
+    def function() -> None:
+        try:
+            started.set()
+            spin()
+        finally:  # 1. The first has struck. 2. The second is on its way.
+            held.wait()
+            has_struck.acquire(timeout=DEADLINE)
+            steps_left.extend([None] * step)
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code.co_filename != interrupt.__file__:
+            return None
+        if event == "line" and steps_left:
+            steps_left.pop()
+            if not steps_left:  # 3. It strikes here.
+                held.release()
+                has_struck.acquire(timeout=DEADLINE)
+        return trace
+
+    monkeypatch.setattr(interrupt, "_set_async_exception", inject_and_tell)
+    join = run_and_look_back(function, may_end, trace)
+    wait(started)
+    interrupt_call("c")
+    held.wait()
+    held.release(1)
     wait_for_interrupters()
     may_end.set()
     assert join() == [False]

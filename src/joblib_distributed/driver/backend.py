@@ -190,7 +190,7 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
             carry_back=self._carry_back,
             dispatch_more=self._dispatch_more,
         )
-        if limit is None:
+        if limit is None and self.options.workers is None:
             self._call.plan_for(cluster.threads(self.options))
         joblib_hooks.pack_when_read(self.parallel, self._call.pack_task)
 

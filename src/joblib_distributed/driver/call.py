@@ -38,6 +38,7 @@ from joblib_distributed.driver.events import (
     Send,
 )
 from joblib_distributed.errors import (
+    ClusterError,
     JoblibDistributedError,
     NoWorkersError,
     TaskError,
@@ -116,6 +117,8 @@ class Call:
         self._stranded_timeout = stranded_timeout
         self._sent = 0
         self._over = False
+        # Why nothing can be sent any more, if that is how the call ended.
+        self._failure: ClusterError | None = None
         # Deliveries not made yet, by number.
         self._deliveries: dict[int, _Delivery] = {}
         # Batches to send as soon as the limit allows.
@@ -148,11 +151,17 @@ class Call:
     def handle(self, event: Event) -> list[Instruction]:
         """Take note of an event; return what is to be done, in this order."""
         if self._over:
-            return []
+            return self._refuse(event)
         instructions = list(self._handlers[type(event)](event))
         if not self._over:
             instructions.extend(self._send())
         return instructions
+
+    def _refuse(self, event: Event) -> list[Instruction]:
+        """Answer what comes after the end; joblib waits for each of its batches."""
+        if isinstance(event, Dispatched) and self._failure is not None:
+            return [DeliverError(event.delivery, None, self._failure)]
+        return []
 
     # ------------------------------------------------------------------------- sending
     def _send(self) -> Iterable[Instruction]:
@@ -295,6 +304,7 @@ class Call:
 
     def _on_cluster_failed(self, event: ClusterFailed) -> Iterable[Instruction]:
         self._over = True
+        self._failure = event.error
         for number in self._deliveries:
             yield DeliverError(number, None, event.error)
         # The cluster may live on, if it is only that one batch could not be submitted.

@@ -100,7 +100,7 @@ class RunningCall:
         options: Options,
         limit: int | None,
         context: bytes,
-        carry_back: Callable[[Callback, Error], object],
+        carry_back: Callable[[Callback, Error], bool],
         dispatch_more: Callable[[int], object],
     ) -> None:
         self.id = uuid.uuid4().hex
@@ -284,7 +284,9 @@ class RunningCall:
         try:
             callback(result)
         except BaseException as error:  # of the user's iterable: it is for their thread
-            self._carry_back(callback, Error(error))
+            if not self._carry_back(callback, Error(error)):
+                # joblib has changed: at least the batches that it waits for must end.
+                self._events.put(ClusterFailed(_as_cluster_error(error)))
 
 
 def _deliver_job(
@@ -311,7 +313,7 @@ def _unpack(result: Deliver | DeliverError) -> Values | Error:
         return Error(error)
 
 
-def _as_cluster_error(error: Exception) -> ClusterError:
+def _as_cluster_error(error: BaseException) -> ClusterError:
     if isinstance(error, ClusterError):
         return error
     wrapped = ClusterError(

@@ -12,7 +12,7 @@ Guarantees
 
 They rest on CPython's ``PyThreadState_SetAsyncExc`` (elsewhere nothing is injected) and
 on ``dict.setdefault`` being atomic. And on a thread needing less than `INTERVAL` to
-leave an ``except`` clause: a second injection in there would escape.
+close its run once it was struck: a third injection in there would escape.
 """
 
 from __future__ import annotations
@@ -117,22 +117,25 @@ def interruptible(call: str, function: Callable[[], None]) -> bool:
     """
     run = _Run(call)
     key = id(run)  # not the thread: a task may run another call's task within itself
-    begun = interrupted = False
+    interrupted = False
     error: BaseException | None = None
-    while True:
+    try:
         try:
-            if not begun:
-                begun = True
-                # 1. Registered first, 2. then asked: an interrupt in between is either
-                # seen here or finds the run registered.
-                _runs[key] = run
-                interrupted = is_unwanted(call)
-                if not interrupted:
-                    error = _call(function)
+            # 1. Registered first, 2. then asked: an interrupt in between is either seen
+            # here or finds the run registered.
+            _runs[key] = run
+            interrupted = is_unwanted(call)
+            if not interrupted:
+                error = _call(function)
             run.close()
-            break
         except Interrupted:
             interrupted = True
+            run.close()
+    except Interrupted:
+        # A second one, that was on its way when the first struck. A third follows after
+        # INTERVAL at the earliest, when the run is closed.
+        interrupted = True
+        run.close()
     _runs.pop(key, None)
     run.ended.set()
     if error is not None:
