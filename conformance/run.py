@@ -52,6 +52,8 @@ def main() -> int:
     )
     parser.add_argument("--suite", action="append", choices=list(SUITES))
     arguments, options = parser.parse_known_args()
+    # As Ctrl-C does: an exception, so that what was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     ran = [run_suite(name, options) for name in arguments.suite or SUITES]
     if not {"--short", "--skipped"} & set(options):
         print_skips()

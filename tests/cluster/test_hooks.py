@@ -19,7 +19,6 @@ from joblib import Parallel, delayed
 from joblib.parallel import BatchCompletionCallBack, BatchedCalls
 
 from joblib_distributed.driver import embedded, joblib_hooks
-from joblib_distributed.worker.interrupt import _is_importing
 from support.tasks import in_thread
 
 
@@ -132,22 +131,21 @@ def test_a_thread_that_imports_is_seen(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "imports_itself.py").write_text(
-        "import threading\n"
-        "from joblib_distributed.worker.interrupt import _is_importing\n"
-        "seen = _is_importing(threading.get_ident())\n"
+        "from support.frames import is_in_function\nseen = is_in_function()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def look() -> tuple[bool, bool]:
-        import threading
+        from support import frames
 
+        frames.frame = sys._getframe()
         import imports_itself
 
-        return imports_itself.seen, _is_importing(threading.get_ident())
+        return imports_itself.seen, frames.is_in_function()
 
     try:
-        assert in_thread(look)() == (True, False), because(
-            "the file name of importlib's frames", "worker.interrupt._is_importing"
+        assert in_thread(look)() == (False, True), because(
+            "the file name of importlib's frames", "worker.interrupt._is_in_function"
         )
     finally:
         sys.modules.pop("imports_itself", None)

@@ -413,9 +413,23 @@ def test_exception_that_cannot_be_brought(
 
 
 def test_frozen_exception_becomes_a_named_error() -> None:
+    """Its state is restored by assignment, which it refuses."""
     arrived = brought(Frozen(3))
     assert type(arrived) is ErrorTransferError
     assert "Task 3 (f) raised test_outcome.Frozen: 3 on worker" in str(arrived)
+
+
+class Unchangeable(Exception):
+    """Has no state, and refuses to be given any."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(name)
+
+
+def test_an_exception_that_refuses_to_be_changed_arrives() -> None:
+    arrived = brought(Unchangeable("as it was"))
+    assert type(arrived) is Unchangeable
+    assert arrived.args == ("as it was",)
 
 
 def test_exception_without_a_text_arrives() -> None:

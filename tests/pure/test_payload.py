@@ -531,3 +531,28 @@ def test_protocol_is_one_that_every_supported_python_reads() -> None:
     assert PROTOCOL == 5
     assert pack(1)[:2] == b"\x80\x05"
     assert pack_invocation(int)[:2] == b"\x80\x05"
+
+
+# -------------------------------------------------------- objects that refuse to be shown
+class Refusing:
+    """Ends the program when shown, and raises when asked for an attribute."""
+
+    def __repr__(self) -> str:
+        raise SystemExit
+
+    def __getattr__(self, name: str) -> object:
+        raise LookupError(name)
+
+    def __call__(self) -> None:
+        pass
+
+
+def test_an_item_whose_repr_would_end_the_program() -> None:
+    with pytest.raises(NotATaskError, match="an object whose repr fails"):
+        Packer().pack_task(Refusing())
+
+
+def test_a_function_that_refuses_to_be_asked_has_the_name_of_its_class() -> None:
+    from joblib_distributed.data.payload import function_name
+
+    assert function_name(Refusing()) == "Refusing"

@@ -6,6 +6,7 @@ without touching the user's values, and unpacks the values on its own thread.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import pickle
 import struct
@@ -136,7 +137,8 @@ def _drop_tracebacks(error: BaseException) -> None:
         current = left.pop()
         if id(current) not in found:
             found[id(current)] = current
-            current.__traceback__ = None
+            # Not by assignment, which a class of the user's may refuse.
+            BaseException.with_traceback(current, None)
             # A group (Python 3.11) has its members, too.
             relatives = [current.__cause__, current.__context__]
             relatives.extend(getattr(current, "exceptions", ()))
@@ -181,7 +183,8 @@ def unpack_error(packed: bytes | memoryview, index: int, function: str) -> Excep
     failure = Failure(Stage(stage), *rest)
     cause = RemoteTraceback(_story(failure, index, function))
     error = _rebuild(failure, index, function)
-    error.__cause__ = cause
+    with contextlib.suppress(Exception):  # a class of the user's may refuse it
+        error.__cause__ = cause
     return error
 
 
@@ -233,8 +236,12 @@ def _rebuild_users(failure: Failure, index: int, function: str) -> Exception:
 
 def _annotate(error: Exception, failure: Failure, index: int, function: str) -> None:
     """Say on the exception itself what its own text cannot."""
-    if failure.stage is Stage.UNPACK and hasattr(error, "add_note"):
-        error.add_note(_story(failure, index, function, with_traceback=False))
+    if failure.stage is Stage.UNPACK:
+        # Notes came with Python 3.11, and a class of the user's may refuse them.
+        with contextlib.suppress(Exception):
+            error.add_note(  # type: ignore[attr-defined]
+                _story(failure, index, function, with_traceback=False)
+            )
 
 
 def _story(

@@ -188,7 +188,10 @@ def function_name(function: Any) -> str:
     """Return a short name of any callable."""
     while isinstance(function, functools.partial):
         function = function.func
-    name = getattr(function, "__name__", None)
+    try:
+        name = getattr(function, "__name__", None)
+    except Exception:  # a __getattr__ of the user's that raises
+        name = None
     return name if isinstance(name, str) else type(function).__name__
 
 
@@ -241,7 +244,9 @@ def _packing_error(
 def _shorten(value: object) -> str:
     try:
         text = repr(value)
-    except Exception:  # a repr of the user's that raises must not hide our message
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a repr of the user's that raises must not hide our message
         text = "an object whose repr fails"
     return f"{_shorten_text(text)} ({type(value).__name__})"
 

@@ -19,7 +19,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from joblib_distributed.data.outcome import Outcome, unpack_error, unpack_value
@@ -203,8 +203,9 @@ class RunningCall:
     def _handle(self, event: Event) -> None:
         if isinstance(event, Looked):
             self._follow_cluster(event.threads)
-        instructions = iter(self._ledger.handle(event))
+        instructions: Iterator[Instruction] = iter(())
         try:
+            instructions = iter(self._ledger.handle(event))
             for instruction in instructions:
                 self._carry_out(instruction)
         except Exception as error:

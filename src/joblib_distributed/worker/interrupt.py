@@ -11,8 +11,8 @@ Guarantees
 - A thread is not interrupted while it imports a module.
 
 They rest on CPython's ``PyThreadState_SetAsyncExc`` (elsewhere nothing is injected) and
-on ``dict.setdefault`` being atomic. And on a thread needing less than `INTERVAL` to
-close its run once it was struck: a third injection in there would escape.
+on ``dict.setdefault`` being atomic. Injections are only decided on while the frame of
+the function is on the thread's stack: once it has left, one more can strike at most.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from types import FrameType
 from typing import Literal
 
 #: How many unwanted calls a worker process remembers. Each costs about 200 bytes; a
@@ -57,6 +58,8 @@ class _Run:
         self.call = call
         self.thread = threading.get_ident()
         self.ended = threading.Event()
+        #: The only frame above which an injection is made.
+        self.frame: FrameType | None = None
         self._turn: dict[str, Side] = {}
         self._interrupters = [None]
 
@@ -74,6 +77,7 @@ class _Run:
         """
         while not self._take_turn("runner"):
             time.sleep(0)  # the interrupter needs microseconds, and the interpreter lock
+        self.frame = None  # it refers to this object
         _set_async_exception(self.thread, None)
 
     def is_first_to_interrupt(self) -> bool:
@@ -90,7 +94,7 @@ class _Run:
     def interrupt(self) -> None:
         """Inject until the run has ended."""
         while not self.ended.is_set() and self._take_turn("interrupter"):
-            if not _is_importing(self.thread):
+            if _is_in_function(self.thread, self.frame):
                 _set_async_exception(self.thread, Interrupted)
             del self._turn["turn"]
             self.ended.wait(INTERVAL)
@@ -126,14 +130,13 @@ def interruptible(call: str, function: Callable[[], None]) -> bool:
             _runs[key] = run
             interrupted = is_unwanted(call)
             if not interrupted:
-                error = _call(function)
+                error = _call(run, function)
             run.close()
         except Interrupted:
             interrupted = True
             run.close()
     except Interrupted:
-        # A second one, that was on its way when the first struck. A third follows after
-        # INTERVAL at the earliest, when the run is closed.
+        # A second one, that was on its way when the first struck. There is no third.
         interrupted = True
         run.close()
     _runs.pop(key, None)
@@ -143,8 +146,9 @@ def interruptible(call: str, function: Callable[[], None]) -> bool:
     return not interrupted
 
 
-def _call(function: Callable[[], None]) -> BaseException | None:
+def _call(run: _Run, function: Callable[[], None]) -> BaseException | None:
     try:
+        run.frame = sys._getframe()
         function()
     except Interrupted:
         raise
@@ -177,18 +181,18 @@ def interrupt_call(call: str) -> int:
     return len(runs)
 
 
-def _is_importing(thread: int) -> bool:
-    """Whether a thread is importing a module.
+def _is_in_function(thread: int, function: FrameType | None) -> bool:
+    """Whether a thread is above a frame, and not importing a module there.
 
     An interrupted import of an extension module such as numpy's cannot be repeated: it
     would break every later task of this process.
     """
     frame = sys._current_frames().get(thread)
-    while frame is not None:
+    while frame is not None and frame is not function:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            return True
+            return False
         frame = frame.f_back
-    return False
+    return frame is not None
 
 
 def _set_async_exception(thread: int, exception: type[BaseException] | None) -> None:
