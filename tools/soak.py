@@ -183,11 +183,12 @@ class Footprint:
 
     def __init__(self) -> None:
         gc.collect()
-        self.threads = threading.active_count()
+        self.names = sorted(thread.name for thread in threading.enumerate())
+        self.threads = len(self.names)
         self.descriptors = psutil.Process().num_fds()
 
     def __repr__(self) -> str:
-        return f"{self.threads} threads, {self.descriptors} descriptors"
+        return f"{self.threads} threads {self.names}, {self.descriptors} descriptors"
 
     def within(self, other: Footprint) -> bool:
         return self.threads <= other.threads and self.descriptors <= other.descriptors
@@ -216,6 +217,8 @@ def warm_up(address: str) -> None:
         rng = random.Random(0)
         for call in CALLS * 2:
             call(rng)
+        # Above 10 MB dask reads messages in a thread that it then keeps.
+        Parallel(n_jobs=2)(delayed(total)(np.full(2_000_000, i)) for i in range(4))
 
 
 def main() -> int:
