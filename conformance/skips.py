@@ -108,6 +108,12 @@ SKIPS = (
         "default backend that uses no threads, and ours is the default here.",
     ),
     Skip(
+        "joblib.test.test_parallel",
+        ("test_threadpool_limitation_in_child_override[*]",),
+        "Changes the caller's environment and expects it in the tasks: joblib's loky then "
+        "starts other processes, while a cluster's workers keep their environment.",
+    ),
+    Skip(
         "sklearn.utils.tests.test_parallel",
         ("test_parallel_delayed_warnings",),
         _WARNINGS,

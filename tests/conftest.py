@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -19,6 +20,11 @@ from support.waiting import wait_until
 
 # The suite's own machine may have any number of cores; the tests mean two.
 EMBEDDED_WORKERS = 2
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell ignores it for what it starts in the background; the tests of Ctrl-C, and
+    # the processes that they start, need it as in a terminal.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 with contextlib.suppress(KeyError):
     # An address in the developer's environment must not make the tests use it.

@@ -52,7 +52,12 @@ def _let_it_be_killed(nanny: Nanny) -> None:
     process = getattr(getattr(nanny.process, "process", None), "_process", None)
     popen = getattr(process, "_popen", None)
     if popen is not None and not hasattr(popen, "kill"):
-        popen.kill = functools.partial(os.kill, popen.pid, signal.SIGKILL)
+        popen.kill = functools.partial(_kill, popen.pid)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+        os.kill(pid, signal.SIGKILL)
 
 
 class _Configured:
@@ -161,5 +166,4 @@ def _close(cluster: LocalCluster) -> None:
         cluster.close(timeout=CLOSE_TIMEOUT)
     except distributed.TimeoutError:
         for pid in filter(None, processes):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            _kill(pid)
