@@ -110,7 +110,7 @@ SKIPS = (
     Skip(
         "joblib.test.test_parallel",
         ("test_threadpool_limitation_in_child_override[*]",),
-        "Changes the caller's environment and expects it in the tasks: joblib's loky then "
+        "Changes the caller's environment and expects the change in tasks: loky then "
         "starts other processes, while a cluster's workers keep their environment.",
     ),
     Skip(

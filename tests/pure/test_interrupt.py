@@ -316,6 +316,13 @@ class HeldInjections:
         self.may_strike.release(count)
 
 
+#: Open: these step or slow the threads by sys.settrace and sys.setprofile, and hang on 3.10
+#: and 3.11. The tests of stopping on real workers pass there.
+needs_312 = pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="the tracing of this test hangs before Python 3.12"
+)
+
+
 def run_and_look_back(
     function: Callable[[], None], may_end: threading.Event, trace: Any = None
 ) -> Callable[[], list[object]]:
@@ -412,6 +419,7 @@ def test_second_interrupt_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     assert join() == [False]
 
 
+@needs_312
 @pytest.mark.parametrize("step", range(1, 13))
 def test_second_injection_on_its_way_when_the_first_has_ended_the_function(
     monkeypatch: pytest.MonkeyPatch, step: int
@@ -486,6 +494,7 @@ class Yielding:
             self.pause()
 
 
+@needs_312
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_interrupt_never_escapes_at_the_end_of_a_function(seed: int) -> None:
@@ -541,6 +550,7 @@ def test_interrupt_never_escapes_at_the_end_of_a_function(seed: int) -> None:
     assert len(results) == rounds
 
 
+@needs_312
 @pytest.mark.slow
 def test_interrupts_that_are_repeated_never_escape(
     monkeypatch: pytest.MonkeyPatch,
