@@ -316,7 +316,7 @@ class HeldInjections:
         self.may_strike.release(count)
 
 
-#: Open: these step or slow the threads by sys.settrace and sys.setprofile, and hang on 3.10
+#: Open: these step or slow threads by sys.settrace and sys.setprofile, and hang on 3.10
 #: and 3.11. The tests of stopping on real workers pass there.
 needs_312 = pytest.mark.skipif(
     sys.version_info < (3, 12), reason="the tracing of this test hangs before Python 3.12"
