@@ -17,6 +17,7 @@ the function is on the thread's stack: once it has left, one more can strike at 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import platform
 import sys
@@ -60,6 +61,7 @@ class _Run:
         self.ended = threading.Event()
         #: The only frame above which an injection is made.
         self.frame: FrameType | None = None
+        self._injected = False
         self._turn: dict[str, Side] = {}
         self._interrupters = [None]
 
@@ -73,12 +75,25 @@ class _Run:
         2. The runner ends its task, fails to take the turn, and tries again.
         3. The interrupter injects and gives the turn back. The exception is raised in
            the runner, wherever it is in here; it starts again.
-        4. The runner takes the turn for good, and clears what has not been raised yet.
+        4. The runner takes the turn for good, and absorbs what has not been raised yet.
         """
         while not self._take_turn("runner"):
             time.sleep(0)  # the interrupter needs microseconds, and the interpreter lock
         self.frame = None  # it refers to this object
-        _set_async_exception(self.thread, None)
+        if self._injected:
+            self._absorb()
+
+    def _absorb(self) -> None:
+        """Have the runner's pending injection raised here, if there is one.
+
+        It is replaced by one that is sure to be raised now, rather than cleared: before
+        Python 3.13 clearing leaves the interpreter believing for good that one is pending
+        (its signal is only taken back by raising), which slows every thread, and on 3.11
+        hangs the next one that is traced.
+        """
+        with contextlib.suppress(Interrupted):
+            while True:  # again, for another thread may have taken the signal back
+                _inject(self.thread)
 
     def is_first_to_interrupt(self) -> bool:
         """Whether the caller is the one that may call `interrupt`.
@@ -95,7 +110,8 @@ class _Run:
         """Inject until the run has ended."""
         while not self.ended.is_set() and self._take_turn("interrupter"):
             if _is_in_function(self.thread, self.frame):
-                _set_async_exception(self.thread, Interrupted)
+                self._injected = True
+                _inject(self.thread)
             del self._turn["turn"]
             self.ended.wait(INTERVAL)
 
@@ -174,6 +190,8 @@ def interrupt_call(call: str) -> int:
     while len(_unwanted) > REMEMBERED:
         _unwanted.popitem(last=False)
     runs = [run for run in list(_runs.values()) if run.call == call]
+    if platform.python_implementation() != "CPython":  # pragma: no cover
+        return len(runs)
     for run in filter(_Run.is_first_to_interrupt, runs):
         threading.Thread(
             target=run.interrupt, name="joblib-distributed-interrupt", daemon=True
@@ -195,8 +213,7 @@ def _is_in_function(thread: int, function: FrameType | None) -> bool:
     return frame is not None
 
 
-def _set_async_exception(thread: int, exception: type[BaseException] | None) -> None:
-    if platform.python_implementation() != "CPython":  # pragma: no cover
-        return
-    value = None if exception is None else ctypes.py_object(exception)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), value)
+def _inject(thread: int) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread), ctypes.py_object(Interrupted)
+    )
