@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import os
 from collections.abc import Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from joblib_distributed.errors import (
@@ -93,6 +93,11 @@ class Options:
                 "scatter=[X] for a single object X."
             )
         object.__setattr__(self, "scatter", tuple(scatter))
+        # Plain numbers, also of numpy's: dask sends them in messages.
+        for name in ("n_workers", "threads_per_worker", "retries"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else int(value))
+        object.__setattr__(self, "priority", float(self.priority))
 
     @classmethod
     def from_keywords(cls, keywords: Mapping[str, Any]) -> Options:
@@ -143,11 +148,20 @@ def check_names(keywords: Mapping[str, Any]) -> None:
     """Refuse names that are no options; see `Options.from_keywords`."""
     for name in keywords:
         if name not in NAMES:
-            near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)[0]
             raise OptionNameError(
                 f"Unknown option {name}={keywords[name]!r} of the dask.distributed "
-                f"backend. Did you mean {near!r}? The options are: {', '.join(NAMES)}."
+                f"backend. Did you mean {_nearest(name)!r}? The options are: "
+                f"{', '.join(NAMES)}."
             )
+
+
+def _nearest(name: str) -> str:
+    """Return the option that is probably meant."""
+    alike = difflib.get_close_matches(name, NAMES, n=1)
+    containing = [option for option in NAMES if name and name in option]
+    return (
+        alike or containing or difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)
+    )[0]
 
 
 def _check_host(host: object) -> None:
@@ -168,11 +182,11 @@ def _check_host(host: object) -> None:
 def _check_count(name: str, value: object, least: int, optional: bool = False) -> None:
     if value is None and optional:
         return
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise OptionTypeError(
             f"{name} must be a whole number, got {value!r} ({type(value).__name__})."
         )
-    if value < least:
+    if int(value) < least:
         raise OptionValueError(f"{name} must be at least {least}, got {value}.")
 
 

@@ -8,6 +8,7 @@ import pathlib
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 
 from joblib_distributed.errors import (
@@ -263,6 +264,19 @@ def test_scattered_objects_are_kept_themselves() -> None:
     assert Options(scatter=[data]).scatter[0] is data
 
 
+def test_numbers_of_numpy_become_plain_ones() -> None:
+    options = Options(
+        n_workers=np.int64(2),
+        threads_per_worker=np.int8(3),
+        retries=np.uint16(1),
+        priority=np.float32(0.5),
+    )
+    plain = (options.n_workers, options.threads_per_worker, options.retries)
+    assert plain == (2, 3, 1)
+    assert {type(number) for number in plain} == {int}
+    assert (options.priority, type(options.priority)) == (0.5, float)
+
+
 # -------------------------------------------------------------------------------- names
 @pytest.mark.parametrize(
     ("wrong", "nearest"),
@@ -275,6 +289,7 @@ def test_scattered_objects_are_kept_themselves() -> None:
         ("scheduler", "scheduler_host"),
         ("host", "scheduler_host"),
         ("wait_timeout", "wait_for_workers_timeout"),
+        ("timeout", "wait_for_workers_timeout"),
         ("resource", "resources"),
         ("Priority", "priority"),
         ("cap_njobs", "cap_n_jobs"),
