@@ -88,7 +88,7 @@ def no_process_left() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def embedded_client() -> Client:
     """A client on the embedded cluster of two single-threaded processes."""
-    from joblib_distributed.driver.cluster import find_cluster
+    from joblib_distributed.driver.sources import find_cluster
     from joblib_distributed.options import Options
 
     return find_cluster(Options(n_workers=EMBEDDED_WORKERS)).client

@@ -16,7 +16,7 @@ import joblib as _joblib
 
 from joblib_distributed import errors
 from joblib_distributed.driver.backend import DaskDistributedBackend
-from joblib_distributed.driver.cluster import get_client, shutdown
+from joblib_distributed.driver.sources import get_client, shutdown
 from joblib_distributed.options import Options
 
 __version__ = _version("joblib-distributed")

@@ -121,9 +121,14 @@ class Options:
         workers = self.workers
         return {
             "resources": dict(self.resources) if self.resources else None,
-            "workers": [workers] if isinstance(workers, str) else workers,
+            "workers": [workers] if isinstance(workers, str) else _listed(workers),
             "allow_other_workers": self.allow_other_workers,
         }
+
+    @property
+    def is_constrained(self) -> bool:
+        """Whether they say which workers may run the tasks."""
+        return bool(self.resources or (self.workers and not self.allow_other_workers))
 
     def portable(self) -> Options:
         """Return what of these options has a meaning in another process."""
@@ -142,6 +147,10 @@ class Options:
 
 #: Names of all options, in the order of the documentation.
 NAMES = tuple(field.name for field in dataclasses.fields(Options))
+
+
+def _listed(names: Sequence[str] | None) -> list[str] | None:
+    return None if names is None else list(names)
 
 
 def check_names(keywords: Mapping[str, Any]) -> None:

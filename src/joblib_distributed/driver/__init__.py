@@ -6,8 +6,10 @@ Layout, top to bottom; each imports only what is below it::
     running.py      one live call: its threads, carrying out what call.py says
     call.py         one call's ledger: events in, instructions out; pure
     batching.py     how many tasks go in the next batch; pure
-    cluster.py      the only module that touches distributed.Client; posts events
+    sources.py      where the cluster of a call comes from
+    cluster.py      what the driver needs of a distributed.Client; posts events
     embedded.py     the cluster we start when there is none
+    turns.py        one suspect at a time on a cluster, whoever's call it is of
     seceding.py     leaving the worker's thread pool while a nested call waits
     joblib_hooks.py the only module that touches joblib's private names
     refusals.py     what is said when the cluster cannot serve a call; pure

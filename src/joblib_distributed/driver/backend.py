@@ -20,14 +20,14 @@ from joblib.parallel import (
 
 from joblib_distributed.data.payload import CallContext, pack
 from joblib_distributed.driver import joblib_hooks
-from joblib_distributed.driver.cluster import (
-    Cluster,
+from joblib_distributed.driver.cluster import Cluster
+from joblib_distributed.driver.running import Error, RunningCall, Values
+from joblib_distributed.driver.seceding import seceded
+from joblib_distributed.driver.sources import (
     embedded_threads,
     find_cluster,
     is_fork_of_user,
 )
-from joblib_distributed.driver.running import Error, RunningCall, Values
-from joblib_distributed.driver.seceding import seceded
 from joblib_distributed.options import Options
 
 #: What joblib passes to `configure` besides the options of this backend.
@@ -99,18 +99,21 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """Return how many tasks may run at a time.
 
+        Asked for a `Parallel` that is used as a context manager, before each of its
+        calls, it returns what `configure` does.
+
         Raises
         ------
         ValueError
             If `n_jobs` is 0.
         """
-        if n_jobs is None:
-            n_jobs = self.default_n_jobs
-        if n_jobs == 0:
-            raise ValueError(
-                "n_jobs == 0 in Parallel has no meaning: use -1 for the whole cluster, "
-                "or the number of tasks that may run at a time."
-            )
+        if self.parallel is None:
+            return self._limit(n_jobs)
+        return self._jobs_for_joblib(n_jobs)
+
+    def _limit(self, n_jobs: int | None) -> int:
+        """Return how many tasks may run at a time."""
+        n_jobs = self._checked(n_jobs)
         if is_fork_of_user():
             return 1
         if n_jobs > 0 and self.options.cap_n_jobs:
@@ -119,6 +122,14 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         if n_jobs == -1 or not self.options.cap_n_jobs or threads == 0:
             return threads
         return max(threads + 1 + n_jobs, 1)
+
+    def _checked(self, n_jobs: int | None) -> int:
+        if n_jobs == 0:
+            raise ValueError(
+                "n_jobs == 0 in Parallel has no meaning: use -1 for the whole cluster, "
+                "or the number of tasks that may run at a time."
+            )
+        return self.default_n_jobs if n_jobs is None else n_jobs
 
     def _threads(self) -> int:
         if self._cluster is None:
@@ -141,6 +152,7 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
             joblib's way to be told of another backend: for a front, one that belongs to
             `parallel`; for a single job, the sequential one.
         """
+        n_jobs = self._checked(n_jobs)
         if self.parallel is not parallel:
             given = {k: v for k, v in keywords.items() if k not in _JOBLIB_KEYWORDS}
             options = self.options.replace(given)
@@ -166,21 +178,23 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         backend.parallel = parallel
         return backend
 
-    def _jobs_for_joblib(self, n_jobs: int) -> int:
-        """Return what `effective_n_jobs` says, but never 1 for somebody's cluster.
+    def _jobs_for_joblib(self, n_jobs: int | None) -> int:
+        """Return the limit, but for ``n_jobs=1`` never 1 for somebody's cluster.
 
         joblib runs a call of a single job in the calling process. On an embedded
         cluster that is as good; one that the user named may be another machine. The
         ledger's limit still is 1.
         """
-        jobs = self.effective_n_jobs(n_jobs)
+        jobs = self._limit(n_jobs)
+        if is_fork_of_user() or (n_jobs == 1 and self.options.cap_n_jobs):
+            return jobs
         return 2 if jobs == 1 and not self._find_cluster().is_embedded else jobs
 
     # --------------------------------------------------------------- during a call
     def start_call(self) -> None:
         """Open the ledger of a call."""
         limited = self.options.cap_n_jobs and self._n_jobs != -1
-        limit = self.effective_n_jobs(self._n_jobs) if limited else None
+        limit = self._limit(self._n_jobs) if limited else None
         cluster = self._find_cluster()
         self._call = RunningCall(
             cluster=cluster,
@@ -190,8 +204,10 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
             carry_back=self._carry_back,
             dispatch_more=self._dispatch_more,
         )
-        if limit is None and self.options.workers is None:
+        follows = limit is None and self.options.workers is None
+        if follows and joblib_hooks.grows_with_n_jobs(self.parallel):
             self._call.plan_for(cluster.threads(self.options))
+        joblib_hooks.forget_leftovers(self.parallel)
         joblib_hooks.pack_when_read(self.parallel, self._call.pack_task)
 
     def _context(self) -> CallContext:

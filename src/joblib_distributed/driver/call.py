@@ -46,9 +46,18 @@ from joblib_distributed.errors import (
     WorkerDiedError,
 )
 
-#: Looks at the scheduler in a row that must find an attempt unknown before it counts as
-#: lost. One is too few: the attempt may still be on its way. Two is a guess.
+#: Looks at the scheduler in a row that must find an attempt unknown, which it knew
+#: before, for it to count as lost. Two is a guess.
 LOOKS_BEFORE_LOST = 2
+
+#: The same for an attempt that no look has found known yet. It is probably on its way
+#: still, behind megabytes of others, which a second copy would only make worse: so this
+#: is doubled each time. A guess.
+LOOKS_BEFORE_NEVER_ARRIVED = 30
+
+#: How often in all the engine may forget a task. Far above what restarts of a cluster
+#: cause; it ends a call that would be sent for ever. A guess.
+LOSSES_ALLOWED = 100
 
 #: How often a task that is alone may be killed with its worker. The scheduler itself
 #: tries such a task on `allowed-failures` + 1 workers, 4 by default, before it says so.
@@ -65,6 +74,10 @@ class _Entry:
     retries_left: int
     #: How often the engine gave it up while it was the call's only running task.
     solo_deaths: int = 0
+    #: How often the engine forgot it.
+    losses: int = 0
+    #: How often it was given up on its way.
+    never_arrived: int = 0
 
 
 @dataclasses.dataclass
@@ -84,6 +97,8 @@ class _Attempt:
     entries: list[_Entry]
     #: Whether it carries a suspect, with nothing else of the call in flight.
     solo: bool
+    #: Whether a look has found that the scheduler knows it.
+    arrived: bool = False
     #: Looks in a row at which the scheduler did not know it.
     unknown: int = 0
     #: When the scheduler was first seen without a worker for it, on the looks' clock.
@@ -117,6 +132,8 @@ class Call:
         self._stranded_timeout = stranded_timeout
         self._sent = 0
         self._over = False
+        # Whether an attempt that was given up may be running all the same.
+        self._strays = False
         # Why nothing can be sent any more, if that is how the call ended.
         self._failure: ClusterError | None = None
         # Deliveries not made yet, by number.
@@ -192,7 +209,7 @@ class Call:
         self._sent += 1
         key = f"{batch_name(entry.task for entry in entries)}-{self.name}-{self._sent}"
         self._in_flight[key] = _Attempt(entries, solo)
-        return Send(key, [entry.task for entry in entries])
+        return Send(key, [entry.task for entry in entries], solo)
 
     # ------------------------------------------------------------------------- events
     def _on_dispatched(self, event: Dispatched) -> Iterable[Instruction]:
@@ -263,7 +280,15 @@ class Call:
         if attempt is None:
             return
         yield Release([event.key])
-        self._put_back(attempt.entries, attempt.solo)
+        self._strays = True
+        again = []
+        for entry in attempt.entries:
+            entry.losses += 1
+            if entry.losses <= LOSSES_ALLOWED:
+                again.append(entry)
+            elif entry.delivery.number in self._deliveries:
+                yield self._fail(entry, _lost(entry))
+        self._put_back(again, attempt.solo)
 
     def _on_failed(self, event: AttemptFailed) -> Iterable[Instruction]:
         attempt = self._in_flight.pop(event.key, None)
@@ -279,8 +304,11 @@ class Call:
             attempt = self._in_flight.get(key)
             if attempt is None:
                 continue
+            attempt.arrived = attempt.arrived or state is not None
             attempt.unknown = attempt.unknown + 1 if state in (None, "erred") else 0
-            if attempt.unknown >= LOOKS_BEFORE_LOST:
+            if attempt.unknown >= _patience(attempt):
+                for entry in attempt.entries:
+                    entry.never_arrived += not attempt.arrived
                 yield from self._on_lost(AttemptLost(key))
             elif self._is_stranded(attempt, state, event):
                 yield from self._give_up_stranded(key, event)
@@ -296,11 +324,10 @@ class Call:
     def _give_up_stranded(self, key: str, look: Looked) -> Iterable[Instruction]:
         attempt = self._in_flight.pop(key)
         yield Release([key])
+        self._strays = True
         for entry in attempt.entries:
             if entry.delivery.number in self._deliveries:
-                yield self._fail(
-                    entry, _no_worker(entry, look.threads, self._stranded_timeout)
-                )
+                yield self._fail(entry, _no_worker(entry, look, self._stranded_timeout))
 
     def _on_cluster_failed(self, event: ClusterFailed) -> Iterable[Instruction]:
         self._over = True
@@ -315,15 +342,24 @@ class Call:
         yield from self._stop()
 
     def _stop(self) -> Iterable[Instruction]:
+        # 1. Queued batches are dropped, 2. running ones interrupted. The worker
+        # remembers the call, so a batch that starts in between is refused there.
         if self._in_flight:
-            # 1. Queued batches are dropped, 2. running ones interrupted. The worker
-            # remembers the call, so a batch that starts in between is refused there.
             yield Release(sorted(self._in_flight))
+        if self._in_flight or self._strays:
             yield Interrupt()
         self._deliveries.clear()
         self._waiting.clear()
         self._suspects.clear()
         self._in_flight.clear()
+
+
+def _patience(attempt: _Attempt) -> int:
+    """Return how many looks in a row may not find an attempt."""
+    if attempt.arrived:
+        return LOOKS_BEFORE_LOST
+    times = max(entry.never_arrived for entry in attempt.entries)
+    return LOOKS_BEFORE_NEVER_ARRIVED * int(2**times)
 
 
 def batch_name(tasks: Iterable[PackedTask]) -> str:
@@ -353,11 +389,27 @@ def _never_ran(entry: _Entry, detail: str) -> TaskError:
     )
 
 
-def _no_worker(entry: _Entry, threads: int, timeout: float) -> JoblibDistributedError:
-    if threads:
+def _lost(entry: _Entry) -> TaskError:
+    return TaskLostError.of(
+        entry.task.index,
+        entry.task.name,
+        f"was lost by the cluster {entry.losses} times. Either somebody else cancels "
+        "it, or its workers or the scheduler are restarted all the time: look at the "
+        "scheduler's log.",
+    )
+
+
+def _no_worker(entry: _Entry, look: Looked, timeout: float) -> JoblibDistributedError:
+    if look.threads and look.constrained:
         reason = (
-            f"the cluster has {threads} threads, but none that the options workers= "
-            "and resources= allow. Correct them, or start such a worker"
+            f"the cluster has {look.threads} threads, but none that the options "
+            "workers= and resources= allow. Correct them, or start such a worker"
+        )
+    elif look.threads:
+        reason = (
+            f"the cluster has {look.threads} threads, but takes no tasks: its workers "
+            "are probably paused, which dask does when their memory is nearly full. "
+            "Give them more memory, or the call smaller tasks"
         )
     else:
         reason = (

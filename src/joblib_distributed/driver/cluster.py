@@ -1,29 +1,25 @@
 """The only module that touches `distributed.Client`.
 
-`find_cluster` says where the cluster comes from; `Cluster` is what the rest of the
-driver needs of it.
-
-Does not cover: what is sent when, and what an end means for the call: see
-`driver.call`.
+Does not cover: where the client comes from, see `driver.sources`; what is sent when, and
+what an end means for the call, see `driver.call`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import concurrent.futures
 import contextlib
-import os
+import math
 import pickle
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import dask
 import distributed
-from distributed import Client, Future, get_worker
+from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
 from joblib_distributed.data.outcome import unpack_report
@@ -38,6 +34,7 @@ from joblib_distributed.driver.events import (
     Event,
     Looked,
 )
+from joblib_distributed.driver.turns import Turns
 from joblib_distributed.options import Options
 from joblib_distributed.worker.interrupt import interrupt_call
 from joblib_distributed.worker.probe import describe_worker
@@ -54,7 +51,33 @@ ANSWER_INTERVAL = 0.5
 _LARGE = "distributed.admin.large-graph-warning-threshold"
 _AS_IS = contextlib.nullcontext()
 
+#: What it looks like when the engine, not the task, failed. Before Python 3.11 the two
+#: errors of time are no `OSError`.
+_CONNECTION_ERRORS = (
+    OSError,
+    asyncio.TimeoutError,
+    distributed.TimeoutError,
+    concurrent.futures.CancelledError,
+)
+
+_config_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    # dask's configuration is the process's: two threads that set and restore it in turn
+    # would leave it changed.
+    with _config_lock, dask.config.set({_LARGE: "1 PiB"}):
+        yield
+
+
 Post = Callable[[Event], None]
+
+#: Addresses of the workers that passed `Cluster.check_workers`.
+_checked: weakref.WeakKeyDictionary[Client, set[str]] = weakref.WeakKeyDictionary()
+
+#: For whom, on each client's cluster, it is the turn to run a suspect.
+_turns: weakref.WeakKeyDictionary[Client, Turns] = weakref.WeakKeyDictionary()
 
 
 class Cluster:
@@ -87,6 +110,11 @@ class Cluster:
             self.client.status in ("closing", "closed")
             or getattr(cluster, "name", cluster) in ("closing", "closed", "failed")
         )
+
+    @property
+    def turns(self) -> Turns:
+        """For whom of all calls on this client's cluster it is the turn."""
+        return _turns.setdefault(self.client, Turns())
 
     @property
     def is_embedded(self) -> bool:
@@ -125,7 +153,8 @@ class Cluster:
             pickle.loads, pack_invocation(int), pure=False, **options.constraints()
         )
         try:
-            probe.result(timeout=options.wait_for_workers_timeout)
+            seconds = options.wait_for_workers_timeout
+            probe.result(timeout=None if math.isinf(seconds) else seconds)
         except distributed.TimeoutError as error:
             raise refusals.no_workers(
                 options.wait_for_workers_timeout, self._address
@@ -203,7 +232,7 @@ class Cluster:
                 raise refusals.closed()
             # dask advises to scatter what is larger than its threshold, 10 MB: advice
             # that a user of joblib cannot follow.
-            with dask.config.set({_LARGE: "1 PiB"}) if len(payload) > 2**20 else _AS_IS:
+            with _without_advice() if len(payload) > 2**20 else _AS_IS:
                 future = self.client.submit(
                     pickle.loads,
                     payload,
@@ -224,10 +253,12 @@ class Cluster:
             event: Event = AttemptFinished(key, report.worker, report.outcomes)
         except KilledWorker as error:
             event = AttemptKilled(key, refusals.describe_death(error))
-        except (concurrent.futures.CancelledError, OSError):
-            event = AttemptLost(key)
         except Exception as error:
-            event = AttemptFailed(key, f"{type(error).__name__}: {error}.")
+            # An error of the task is one, also if it looks like one of a connection.
+            if future.status != "error" and isinstance(error, _CONNECTION_ERRORS):
+                event = AttemptLost(key)
+            else:
+                event = AttemptFailed(key, f"{type(error).__name__}: {error}.")
         if self.closed and not isinstance(event, AttemptFinished):
             event = ClusterFailed(refusals.closed())
         post(event)
@@ -263,187 +294,22 @@ class Cluster:
         if self.is_embedded:
             embedded.restore(self.client.cluster)
 
-    def look(self, keys: Iterable[str], post: Post) -> None:
+    def look(self, keys: Iterable[str], options: Options, post: Post) -> None:
         """Ask the scheduler what it knows of attempts; post `Looked` if it answers."""
-        self.client.loop.add_callback(self._look, list(keys), post)
+        self.client.loop.add_callback(self._look, list(keys), options, post)
 
-    async def _look(self, keys: list[str], post: Post) -> None:
+    async def _look(self, keys: list[str], options: Options, post: Post) -> None:
         try:
             states = await self.client.scheduler.get_task_status(keys=keys)
             threads = await self.client.nthreads()
         except (AttributeError, OSError, RuntimeError):
             # No answer now: the connection's own end is noticed elsewhere.
             return
-        # An operation that this scheduler does not know gives None.
-        post(Looked(time.monotonic(), states or {}, sum(threads.values())))
-
-
-# --------------------------------------------------------- where the cluster comes from
-_own_lock = threading.Lock()
-#: Clients that we made and close, by process and by what they connect to.
-_own: dict[tuple[int, object], Client] = {}
-#: The process that used a cluster first.
-_first_used_by: int | None = None
-#: Addresses of the workers that passed `Cluster.check_workers`.
-_checked: weakref.WeakKeyDictionary[Client, set[str]] = weakref.WeakKeyDictionary()
-
-
-def find_cluster(options: Options) -> Cluster:
-    """Return the cluster that a call with these options runs on.
-
-    In this order: ``client``, ``scheduler_host``, inside a dask task its worker's own
-    client, the current client, dask's configured scheduler, the embedded cluster.
-
-    Raises
-    ------
-    AsynchronousClientError
-        If the client is asynchronous.
-    ClusterClosedError
-        If the client given is closed.
-    SchedulerUnreachableError
-        If nobody answers at the address given.
-    """
-    global _first_used_by
-    _first_used_by = _first_used_by or os.getpid()
-    client = _existing_client(options)
-    if client is None:
-        size = embedded.size(options.n_workers, options.threads_per_worker)
-        client = _own_client(size, lambda: _connect_embedded(options))
-        return Cluster(client, embedded_threads=size[0] * size[1])
-    _check_usable(client)
-    return Cluster(client)
-
-
-def get_client(**options: Any) -> Client:
-    """Return the dask client that joblib calls with these options would use.
-
-    For code that uses dask itself and wants to share the cluster, the embedded one for
-    instance::
-
-        with joblib_distributed.get_client().as_current():
-            X = dask_array.compute()
-
-    Parameters
-    ----------
-    **options
-        See `Options`; those that say where the cluster comes from count.
-
-    Returns
-    -------
-    distributed.Client
-        Not to be closed unless it was given; see `shutdown`.
-
-    Raises
-    ------
-    ClusterError
-        If there is no such cluster.
-    """
-    return find_cluster(Options.from_keywords(options)).client
-
-
-def is_fork_of_user() -> bool:
-    """Whether this process was forked from one that had used a cluster.
-
-    Of what dask keeps running, only locks survive a fork: any use of it hangs.
-    """
-    return _first_used_by is not None and _first_used_by != os.getpid()
-
-
-def embedded_threads(options: Options) -> int | None:
-    """Return the embedded cluster's size if it is the one to be used but not started."""
-    if _is_elsewhere(options):
-        return None
-    processes, threads = embedded.size(options.n_workers, options.threads_per_worker)
-    return processes * threads
-
-
-def _is_elsewhere(options: Options) -> bool:
-    return bool(
-        options.client
-        or options.scheduler_host
-        or _in_task()
-        or _current_client()
-        or dask.config.get("scheduler-address", None)
-    )
-
-
-def _existing_client(options: Options) -> Client | None:
-    if options.client is not None:
-        return options.client
-    if options.scheduler_host is not None:
-        return _client_at(os.fspath(options.scheduler_host))
-    if _in_task():
-        return distributed.get_client()
-    current = _current_client()
-    if current is not None:
-        return current
-    address = dask.config.get("scheduler-address", None)
-    return _client_at(address) if address else None
-
-
-def _in_task() -> bool:
-    try:
-        get_worker()
-    except ValueError:
-        return False
-    return True
-
-
-def _current_client() -> Client | None:
-    try:
-        current = Client.current()
-    except ValueError:
-        return None
-    return current
-
-
-def _client_at(host: str) -> Client:
-    return _own_client(host, lambda: _connect(host))
-
-
-def _own_client(key: object, connect: Callable[[], Client]) -> Client:
-    with _own_lock:
-        client = _own.get((os.getpid(), key))
-        if client is None or client.status in ("closing", "closed"):
-            client = _own[os.getpid(), key] = connect()
-        return client
-
-
-def _connect(host: str) -> Client:
-    target = {"scheduler_file": host} if os.path.isfile(host) else {"address": host}
-    try:
-        return Client(**target, set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:
-        raise refusals.no_scheduler(host, error) from error
-
-
-def _connect_embedded(options: Options) -> Client:
-    cluster = embedded.start(options.n_workers, options.threads_per_worker)
-    return Client(cluster, set_as_default=False)
-
-
-def _check_usable(client: Any) -> None:
-    if not isinstance(client, Client):
-        raise refusals.no_client(client)
-    # `asynchronous` is also true of a synchronous client on its own event loop's thread,
-    # where waiting for a result would wait for ever.
-    if client.asynchronous or getattr(client, "_asynchronous", False):
-        raise refusals.asynchronous(client)
-    if Cluster(client).closed:
-        raise refusals.closed()
-
-
-def shutdown() -> None:
-    """Close the clients and embedded clusters that this package started.
-
-    Called at the exit of the process. A later call starts anew.
-    """
-    with _own_lock:
-        mine = [key for key in _own if key[0] == os.getpid()]
-        clients = [_own.pop(key) for key in mine]
-    for client in clients:
-        client.close()
-    embedded.close_all()
-
-
-atexit.register(shutdown)
+        states = states or {}  # None from a scheduler that does not know the operation
+        total = sum(threads.values())
+        if self._embedded_threads is not None:
+            # While its nannies restart workers it has none, but will.
+            total = self._embedded_threads
+            if not options.is_constrained:
+                states = {k: None if s is None else "waiting" for k, s in states.items()}
+        post(Looked(time.monotonic(), states, total, options.is_constrained))

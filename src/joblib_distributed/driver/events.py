@@ -67,6 +67,8 @@ class Looked:
     states: Mapping[str, str | None]
     #: Threads of the whole cluster.
     threads: int
+    #: Whether the options of the call say which workers may run its tasks.
+    constrained: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +101,8 @@ class Send:
 
     key: str
     tasks: Sequence[PackedTask]
+    #: Whether it carries a suspect, beside which no other call's suspect may run.
+    solo: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

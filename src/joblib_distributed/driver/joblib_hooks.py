@@ -6,6 +6,7 @@ Each hook is guarded, has a test that says which release broke it, and is listed
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -59,6 +60,30 @@ def pack_when_read(parallel: Any, pack: Callable[[Any], Any]) -> None:
     parallel.dispatch_one_batch = dispatch_packed
 
 
+def forget_leftovers(parallel: Any) -> None:
+    """Drop what a call that ended early has left in its `Parallel`.
+
+    joblib keeps batches that were read and not dispatched for the next call, which would
+    then return results of the other one's tasks before its own; and trackers of batches,
+    which the next call would wait for.
+
+    Rests on ``Parallel._ready_batches``, ``_jobs`` and ``_jobs_set`` (joblib 1.5 to 1.6).
+    """
+    parallel._ready_batches = queue.Queue()
+    for name in ("_jobs", "_jobs_set"):
+        left = getattr(parallel, name, None)
+        if left is not None:
+            left.clear()
+
+
+def grows_with_n_jobs(parallel: Any) -> bool:
+    """Whether a `Parallel` reads its iterable further ahead the more jobs it has.
+
+    Not if the user said how far, as a number. Rests on ``Parallel.pre_dispatch``.
+    """
+    return "n_jobs" in str(getattr(parallel, "pre_dispatch", ""))
+
+
 def stop_packing(parallel: Any) -> None:
     """Undo `pack_when_read`."""
     vars(parallel).pop("dispatch_one_batch", None)
@@ -72,7 +97,7 @@ def carry_back(parallel: Any, callback: Any, outcome: object) -> bool:
     end the callback and joblib waits for ever. This registers such a batch.
 
     Rests on ``BatchCompletionCallBack(timestamp, size, parallel)``, the class of the
-    callback, and ``Parallel._register_new_job`` (joblib 1.5 to 1.6).
+    callback, and ``Parallel._register_new_job`` and ``_aborting`` (joblib 1.5 to 1.6).
 
     Parameters
     ----------
@@ -88,6 +113,8 @@ def carry_back(parallel: Any, callback: Any, outcome: object) -> bool:
         Whether joblib took it.
     """
     try:
+        if parallel._aborting:
+            return True  # nobody waits; a tracker would be left to the next call
         tracker = type(callback)(0, 1, parallel)
         parallel._register_new_job(tracker)
         tracker(outcome)

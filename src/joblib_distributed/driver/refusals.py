@@ -27,6 +27,14 @@ def closed() -> ClusterClosedError:
     )
 
 
+def already_closed(client: object) -> ClusterClosedError:
+    """Return the error for a client that was closed before the call."""
+    return ClusterClosedError(
+        f"The dask client {client!r} is closed, or its cluster is: nothing can run on "
+        "it. Make a new client, or leave client= out to use the current one."
+    )
+
+
 def no_workers(seconds: float, address: str) -> NoWorkersError:
     """Return the error for a cluster that had no worker for that long."""
     return NoWorkersError(
@@ -45,12 +53,31 @@ def no_answer(address: str, error: Exception) -> SchedulerUnreachableError:
     )
 
 
-def no_scheduler(host: str, error: Exception) -> SchedulerUnreachableError:
+def no_scheduler(host: str, error: BaseException) -> SchedulerUnreachableError:
     """Return the error for an address where no scheduler was found."""
+    reasons = [str(error)]
+    while error.__cause__ is not None:
+        error = error.__cause__
+        reasons.append(f"{type(error).__name__}: {error}")
     return SchedulerUnreachableError(
-        f"No dask scheduler could be reached at scheduler_host={host!r}: {error}. "
+        f"No dask scheduler could be reached at scheduler_host={host!r}: "
+        f"{', because of '.join(reasons)}. "
         "Check host and port (a scheduler prints its address when it starts, and "
         "8786 is its usual port), and that no firewall is between."
+    )
+
+
+def looks_like_path(host: str) -> bool:
+    """Whether a ``scheduler_host`` is meant to be the path of a scheduler file."""
+    return "://" not in host and ("/" in host or "\\" in host or host.endswith(".json"))
+
+
+def no_scheduler_file(path: str) -> SchedulerUnreachableError:
+    """Return the error for a scheduler file that does not exist."""
+    return SchedulerUnreachableError(
+        f"There is no scheduler file scheduler_host={path!r}. A scheduler writes it when "
+        "it starts with --scheduler-file; check the path, and that this machine sees "
+        "the same folder."
     )
 
 

@@ -73,6 +73,12 @@ class _Delivery(NamedTuple):
     result: Deliver | DeliverError
 
 
+class _Granted(NamedTuple):
+    """It is the turn of a suspect."""
+
+    send: Send
+
+
 _Job = Callable[[], object]
 
 
@@ -117,12 +123,14 @@ class RunningCall:
         self._numbers = itertools.count()
         # Owned by the ledger thread, but for new items: callbacks by delivery number.
         self._callbacks: dict[int, Callback] = {}
+        # Any of joblib's callbacks: what carries an error back when no batch is at hand.
+        self._any_callback: Callback | None = None
         # When attempts were sent, by key.
         self._sent_at: dict[str, float] = {}
         self._next_look = time.monotonic() + LOOK_INTERVAL
         #: Threads the call was planned for; more of them need more batches in flight.
         self._threads = 0
-        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event | _Granted | None] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._interrupted: concurrent.futures.Future[None] | None = None
         self._cancelled = threading.Event()
@@ -144,7 +152,7 @@ class RunningCall:
     def dispatch(self, tasks: Sequence[PackedTask], callback: Callback) -> None:
         """Send tasks whose results joblib wants together."""
         number = next(self._numbers)
-        self._callbacks[number] = callback
+        self._callbacks[number] = self._any_callback = callback
         self._start()
         self._events.put(Dispatched(number, tasks))
 
@@ -193,14 +201,25 @@ class RunningCall:
             try:
                 event = self._events.get(timeout=wait)
             except queue.Empty:
-                self._look()
+                self._look_safely()
                 continue
             if event is None:
                 self._jobs.put(None)
                 return
             self._handle(event)
+            del event  # it holds results
 
-    def _handle(self, event: Event) -> None:
+    def _look_safely(self) -> None:
+        try:
+            self._look()
+        except Exception as error:
+            # A call that cannot look at its cluster must end, not hang.
+            self._events.put(ClusterFailed(_as_cluster_error(error)))
+
+    def _handle(self, event: Event | _Granted) -> None:
+        if isinstance(event, _Granted):
+            self._send_granted(event.send)
+            return
         if isinstance(event, Looked):
             self._follow_cluster(event.threads)
         instructions: Iterator[Instruction] = iter(())
@@ -219,7 +238,13 @@ class RunningCall:
 
     def _carry_out(self, instruction: Instruction) -> None:
         if isinstance(instruction, Send):
-            self._send(instruction)
+            if instruction.solo:
+                granted = _Granted(instruction)
+                self._cluster.turns.ask(
+                    instruction.key, lambda: self._events.put(granted)
+                )
+            else:
+                self._send(instruction)
         elif isinstance(instruction, (Deliver, DeliverError)):
             callback = self._callbacks.pop(instruction.delivery)
             self._jobs.put(_deliver_job(self, callback, instruction))
@@ -228,6 +253,15 @@ class RunningCall:
         elif isinstance(instruction, Interrupt):
             with contextlib.suppress(RuntimeError):  # the client's loop is closed
                 self._interrupted = self._cluster.interrupt(self.id)
+
+    def _send_granted(self, send: Send) -> None:
+        if send.key not in self._ledger.in_flight:
+            self._cluster.turns.give_back(send.key)
+            return
+        try:
+            self._send(send)
+        except Exception as error:
+            self._handle(ClusterFailed(_as_cluster_error(error)))
 
     def _send(self, send: Send) -> None:
         self._sent_at[send.key] = time.monotonic()
@@ -242,6 +276,7 @@ class RunningCall:
     def _release(self, keys: Iterable[str]) -> None:
         for key in keys:
             self._sent_at.pop(key, None)
+            self._cluster.turns.give_back(key)
         self._cluster.release(keys)
 
     def _look(self) -> None:
@@ -253,14 +288,14 @@ class RunningCall:
         self._cluster.restore()
         quiet = [key for key, at in self._sent_at.items() if now - at > QUIET]
         if quiet or self._threads:
-            self._cluster.look(quiet, self._events.put)
+            self._cluster.look(quiet, self._options, self._events.put)
 
     def _follow_cluster(self, threads: int) -> None:
         """Keep joblib's two batches for each thread in flight on new threads, too."""
         if self._threads and threads > self._threads:
             more = 2 * (threads - self._threads)
             self._threads = threads
-            self._jobs.put(lambda: self._dispatch_more(more))
+            self._jobs.put(lambda: self._carrying_back(lambda: self._dispatch_more(more)))
 
     # ------------------------------------------------------------------- delivery thread
     def _run_deliveries(self) -> None:
@@ -282,10 +317,15 @@ class RunningCall:
         self._call_back(callback, _unpack(result))
 
     def _call_back(self, callback: Callback, result: Values | Error) -> None:
+        self._carrying_back(lambda: callback(result))
+
+    def _carrying_back(self, job: _Job) -> None:
+        """Do what reads the user's iterable; what it raises is for the user's thread."""
         try:
-            callback(result)
-        except BaseException as error:  # of the user's iterable: it is for their thread
-            if not self._carry_back(callback, Error(error)):
+            job()
+        except BaseException as error:
+            callback = self._any_callback
+            if callback is None or not self._carry_back(callback, Error(error)):
                 # joblib has changed: at least the batches that it waits for must end.
                 self._events.put(ClusterFailed(_as_cluster_error(error)))
 

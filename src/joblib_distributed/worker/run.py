@@ -69,7 +69,10 @@ def _run_tasks(batch: BatchPayload, worker: str, outcomes: list[Outcome]) -> Non
             for _, function, arguments in batch.tasks:
                 if is_unwanted(batch.call):
                     return
-                outcomes.append(_run_task(functions, function, arguments, worker))
+                outcome = _run_task(functions, function, arguments, worker)
+                outcomes.append(outcome)
+                if outcome.kind is Kind.ERROR:
+                    return  # the driver is to hear of it now, not after the rest
     except Interrupted:
         raise
     except BaseException as error:  # the context is ours, but needs joblib and the like
