@@ -124,6 +124,10 @@ class TaskLostError(TaskError):
     """The engine reported a failure before the task's own code could run."""
 
 
+class BufferMissingError(JoblibDistributedError):
+    """A worker's host has not got a buffer: the task is sent again with all its data."""
+
+
 class RemoteTraceback(Exception):  # noqa: N818 - it is the cause of one
     """The traceback of a task's exception, as text: the cause of that exception."""
 

@@ -22,8 +22,15 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from joblib_distributed.data.host import HostStore
 from joblib_distributed.data.outcome import Outcome, unpack_error, unpack_value
-from joblib_distributed.data.payload import BatchPayload, PackedTask, Packer
+from joblib_distributed.data.payload import (
+    BatchPayload,
+    PackedTask,
+    Packer,
+    References,
+    Sharing,
+)
 from joblib_distributed.driver.batching import BatchPolicy
 from joblib_distributed.driver.call import Call
 from joblib_distributed.driver.cluster import Cluster
@@ -98,6 +105,10 @@ class RunningCall:
         raised in the user's thread.
     dispatch_more : callable
         Takes a number of batches that joblib is to keep in flight in addition.
+    sharing : Sharing, optional
+        How large data is shared; it is not by default.
+    store : HostStore, optional
+        Where large data lies on this host, if it is shared.
     """
 
     def __init__(
@@ -108,6 +119,8 @@ class RunningCall:
         context: bytes,
         carry_back: Callable[[Callback, Error], bool],
         dispatch_more: Callable[[int], object],
+        sharing: Sharing | None = None,
+        store: HostStore | None = None,
     ) -> None:
         self.id = uuid.uuid4().hex
         self.policy = BatchPolicy()
@@ -116,7 +129,13 @@ class RunningCall:
         self._context = context
         self._carry_back = carry_back
         self._dispatch_more = dispatch_more
-        self._packer = Packer()
+        self._sharing = sharing
+        self._store = store
+        self._packer = (
+            Packer()
+            if sharing is None or store is None
+            else Packer(sharing.least, store.put)
+        )
         self._ledger = Call(
             self.id, limit, options.retries, options.wait_for_workers_timeout
         )
@@ -270,8 +289,11 @@ class RunningCall:
             self._context,
             {task.function_key: task.function for task in send.tasks},
             tuple((task.index, task.function_key, task.arguments) for task in send.tasks),
+            _references(send.tasks),
+            self._sharing,
+            _buffers(send.tasks) if send.with_buffers else {},
         )
-        self._cluster.send(send.key, batch, self._options, self._events.put)
+        self._cluster.send(send.key, batch, self._options, self._events.put, self._store)
 
     def _release(self, keys: Iterable[str]) -> None:
         for key in keys:
@@ -330,6 +352,24 @@ class RunningCall:
                 self._events.put(ClusterFailed(_as_cluster_error(error)))
 
 
+def _references(tasks: Iterable[PackedTask]) -> dict[int | bytes, References]:
+    found: dict[int | bytes, References] = {}
+    for task in tasks:
+        if task.shared.buffers:
+            found[task.index] = task.shared.references
+        if task.function_shared.buffers:
+            found[task.function_key] = task.function_shared.references
+    return found
+
+
+def _buffers(tasks: Iterable[PackedTask]) -> dict[str, bytes]:
+    return {
+        buffer.name: bytes(buffer.view)
+        for task in tasks
+        for buffer in (*task.shared.buffers, *task.function_shared.buffers)
+    }
+
+
 def _deliver_job(
     call: RunningCall, callback: Callback, result: Deliver | DeliverError
 ) -> _Job:
@@ -341,7 +381,7 @@ def _unpack(result: Deliver | DeliverError) -> Values | Error:
         if isinstance(result, Deliver):
             return Values(
                 [
-                    unpack_value(outcome.packed, task.index, task.name)
+                    unpack_value(outcome, task.index, task.name)
                     for task, outcome in zip(result.tasks, result.outcomes, strict=True)
                 ]
             )

@@ -1,0 +1,70 @@
+"""The worker's side of large data: finding buffers, and giving results back.
+
+See Also
+--------
+joblib_distributed.data.store : where they lie.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from joblib_distributed.data.buffers import pack, pack_apart
+from joblib_distributed.data.host import host_store
+from joblib_distributed.data.outcome import Kind, Outcome
+from joblib_distributed.data.payload import Sharing
+from joblib_distributed.data.store import NoRoomError
+from joblib_distributed.errors import BufferMissingError
+
+
+def find_buffers(
+    names: Sequence[str], sharing: Sharing, sent: Mapping[str, bytes]
+) -> list[Any]:
+    """Return buffers of this host as the user wants to have them.
+
+    Parameters
+    ----------
+    names : sequence of str
+    sharing : Sharing
+    sent : mapping
+        Buffers that were sent with the batch.
+
+    Returns
+    -------
+    list
+        Read-only views of the one copy of the host for ``mmap_mode="r"``, private
+        copies that may be written to for the others.
+
+    Raises
+    ------
+    BufferMissingError
+        If this host has not got one.
+    """
+    store = host_store(sharing.temp_folder)
+    found = []
+    for name in names:
+        if sharing.mmap_mode == "r":
+            buffer = store.get(name)
+            view = None if buffer is None else buffer.view
+        else:
+            view = store.get_private(name)
+        if view is None:
+            if name not in sent:
+                raise BufferMissingError(name)
+            view = memoryview(sent[name])
+            view = view if sharing.mmap_mode == "r" else memoryview(bytearray(view))
+        found.append(view)
+    return found
+
+
+def pack_result(value: object, sharing: Sharing) -> Outcome:
+    """Pack what a task gave, its large buffers through the store if the driver sees it."""
+    store = host_store(sharing.temp_folder)
+    if store.identity and store.identity == sharing.host:
+        apart = pack_apart(value, sharing.least)
+        with contextlib.suppress(NoRoomError):
+            names = [store.put_result(sharing.owner, view) for view in apart.buffers]
+            return Outcome(Kind.VALUE, 0.0, apart.packed, names, apart.strings)
+    return Outcome(Kind.VALUE, 0.0, pack(value))
