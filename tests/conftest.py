@@ -133,3 +133,21 @@ def own_client(own_cluster: LocalCluster) -> Iterator[Client]:
         yield client
     finally:
         client.close()
+
+
+@pytest.fixture
+def shared_worker() -> Iterator[Client]:
+    """A client of one worker process with four threads, whose first death counts."""
+    with (
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=4,
+            worker_class=embedded._LokyNanny,
+            host="127.0.0.1",
+            dashboard_address=None,
+            memory_limit=0,
+            scheduler_kwargs={"allowed_failures": 0},
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client

@@ -6,9 +6,14 @@ runs the next call.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
+import sys
 import threading
+import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +23,11 @@ import pytest
 from distributed import Client, LocalCluster
 from joblib import Parallel, delayed
 
+from joblib_distributed.driver import running
 from joblib_distributed.errors import (
     ClusterClosedError,
     NoWorkersError,
+    TaskLostError,
     WorkerDiedError,
 )
 from support.processes import CommandLineCluster
@@ -161,6 +168,138 @@ def test_no_innocent_fails(own_client: Client, tmp_path: Path) -> None:
     assert len(marks(tmp_path)) == 5
 
 
+def fall_with_a_neighbour(folder: str) -> None:
+    """Kill the worker once a task of the other call runs on it, or after a second."""
+    mark(folder, f"poison-{os.getpid()}")
+    with contextlib.suppress(AssertionError):
+        wait_for_file(f"{folder}/innocent-{os.getpid()}", timeout=1)
+    os._exit(11)
+
+
+def live_beside_poison(folder: str, number: int) -> int:
+    """Do no harm; but wait to die if the harmful task runs on this worker, too."""
+    first = not marks(Path(folder))
+    mark(folder, f"innocent-{os.getpid()}")
+    with contextlib.suppress(AssertionError):
+        wait_for_file(f"{folder}/poison-{os.getpid()}", timeout=30 if first else 1)
+        wait_for_file(f"{folder}/never", timeout=3)
+    return number
+
+
+def test_no_innocent_of_another_call_fails(shared_worker: Client, tmp_path: Path) -> None:
+    """Two calls have a suspect each: they run in turn, not on one worker at a time."""
+
+    def call(*tasks: Any) -> Any:
+        with joblib.parallel_config(backend="dask.distributed", client=shared_worker):
+            return Parallel(n_jobs=2)(tasks)
+
+    innocent = in_thread(lambda: call(delayed(live_beside_poison)(str(tmp_path), 42)))
+    wait_until(lambda: marks(tmp_path), 30, lambda: "the other call does not run")
+    with pytest.raises(WorkerDiedError, match=r"Task 0 \(fall_with_a_neighbour\)"):
+        call(delayed(fall_with_a_neighbour)(str(tmp_path)))
+    assert innocent() == [42]
+
+
+def make_import_fail() -> None:
+    """Have the worker fail to load the package, as if a library of its were gone."""
+
+    class Finder:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name.startswith("joblib_distributed"):
+                raise OSError("libgone.so.1: cannot open shared object file")
+
+    for module in list(sys.modules):
+        if module.startswith("joblib_distributed"):
+            del sys.modules[module]
+    sys.meta_path.insert(0, Finder())  # type: ignore[arg-type]
+
+
+def test_an_attempt_that_fails_like_a_connection(own_client: Client) -> None:
+    """It is not sent again for ever."""
+    own_client.run(make_import_fail)
+    with (
+        joblib.parallel_config(backend="dask.distributed", client=own_client),
+        pytest.raises(TaskLostError, match=r"on a worker: OSError: libgone\.so\.1"),
+    ):
+        Parallel(timeout=20)(delayed(abs)(i) for i in range(4))
+
+
+def test_workers_that_restart_slowly(
+    backend: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While all of an embedded cluster's workers restart it has none, but will."""
+    monkeypatch.setattr(running, "LOOK_INTERVAL", 0.05)
+    monkeypatch.setattr(running, "QUIET", 0.0)
+    with (
+        joblib.parallel_config(
+            backend="dask.distributed", n_workers=2, wait_for_workers_timeout=0
+        ),
+        pytest.raises(WorkerDiedError, match=r"Task 0 \(suicide_if\)"),
+    ):
+        Parallel(n_jobs=2)(delayed(suicide_if)(i == 0, i) for i in range(2))
+
+
+class SlowLink:
+    """Stands between a client and its scheduler; what is sent there takes its time."""
+
+    def __init__(self, port: int, bytes_per_second: float) -> None:
+        self._port = port
+        self._rate = bytes_per_second
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._sockets = [self._server]
+        self.address = f"tcp://127.0.0.1:{self._server.getsockname()[1]}"
+        self._start(self._accept)
+
+    def _start(self, function: Callable[..., None], *args: object) -> None:
+        threading.Thread(target=function, args=args, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._server.accept()
+                far = socket.create_connection(("127.0.0.1", self._port))
+                self._sockets += [near, far]
+                self._start(self._pump, near, far, 1 / self._rate)
+                self._start(self._pump, far, near, 0.0)
+
+    def _pump(self, source: socket.socket, sink: socket.socket, per_byte: float) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(2**16):
+                time.sleep(len(data) * per_byte)
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        for each in self._sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+
+def test_a_slow_link_gets_each_task_once(
+    own_cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looks overtake the batches, and find them unknown: they are on their way."""
+    monkeypatch.setattr(running, "LOOK_INTERVAL", 0.1)
+    monkeypatch.setattr(running, "QUIET", 0.0)
+
+    def note(number: int, _: bytes) -> int:
+        mark(str(tmp_path), f"{number}-{uuid.uuid4()}")
+        return number
+
+    port = int(own_cluster.scheduler_address.rsplit(":", 1)[1])
+    with (
+        contextlib.closing(SlowLink(port, 1e6)) as link,
+        Client(link.address, set_as_default=False) as client,
+        joblib.parallel_config(backend="dask.distributed", client=client),
+    ):
+        results = Parallel(batch_size=1)(
+            delayed(note)(i, os.urandom(300_000)) for i in range(4)
+        )
+    assert results == [0, 1, 2, 3]
+    assert sorted(name.split("-")[0] for name in marks(tmp_path)) == list("0123")
+
+
 @pytest.fixture
 def empty_cluster() -> Any:
     with LocalCluster(
@@ -295,3 +434,64 @@ def test_a_worker_that_joins_is_used(own_cluster: LocalCluster, tmp_path: Path) 
         )
         mark(str(tmp_path), "go")
         assert result() == [i * 10 for i in range(20)]
+
+
+def test_iterable_that_raises_when_a_worker_joins(
+    own_cluster: LocalCluster, own_client: Client, tmp_path: Path
+) -> None:
+    """More of it is read then, on a thread of ours; it is raised on the user's."""
+
+    def tasks() -> Any:
+        for i in range(4):
+            yield delayed(hold)(str(tmp_path), i)
+        raise KeyboardInterrupt("from the iterable")
+
+    def join_when_it_runs() -> None:
+        wait_until(lambda: len(marks(tmp_path)) == 2, 30, lambda: "nothing runs")
+        own_cluster.scale(3)
+
+    join = in_thread(join_when_it_runs)
+    with (
+        joblib.parallel_config(backend="dask.distributed", client=own_client),
+        pytest.raises(KeyboardInterrupt, match="from the iterable"),
+    ):
+        Parallel(timeout=30)(tasks())
+    join()
+
+
+def test_a_worker_that_joins_has_no_more_read_than_was_said(
+    own_cluster: LocalCluster,
+    own_client: Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``pre_dispatch`` as a number is the user's bound, whatever the cluster's size."""
+    monkeypatch.setattr(running, "LOOK_INTERVAL", 0.1)
+    monkeypatch.setattr(running, "QUIET", 0.0)
+    looks = []
+    follow = running.RunningCall._follow_cluster
+
+    def note_and_follow(self: running.RunningCall, threads: int) -> None:
+        looks.append(threads)
+        follow(self, threads)
+
+    monkeypatch.setattr(running.RunningCall, "_follow_cluster", note_and_follow)
+    read = []
+
+    def tasks() -> Any:
+        for i in range(12):
+            read.append(i)
+            yield delayed(hold)(str(tmp_path), i)
+
+    def call() -> Any:
+        with joblib.parallel_config(backend="dask.distributed", client=own_client):
+            return Parallel(batch_size=1, pre_dispatch=2)(tasks())
+
+    result = in_thread(call)
+    wait_until(lambda: len(marks(tmp_path)) == 2, 30, lambda: "nothing runs")
+    own_cluster.scale(4)
+    # What the first of these looks has set off is done at the fifth.
+    wait_until(lambda: looks.count(4) >= 5, 30, lambda: f"seen: {set(looks)}")
+    assert read == [0, 1]
+    mark(str(tmp_path), "go")
+    assert result() == [i * 10 for i in range(12)]

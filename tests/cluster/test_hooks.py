@@ -12,13 +12,14 @@ import sys
 import time
 from typing import Any
 
+import dask
 import pytest
 from distributed import Client, LocalCluster, Nanny
 from distributed.scheduler import KilledWorker
 from joblib import Parallel, delayed
 from joblib.parallel import BatchCompletionCallBack, BatchedCalls
 
-from joblib_distributed.driver import embedded, joblib_hooks
+from joblib_distributed.driver import embedded, joblib_hooks, sources
 from support.tasks import in_thread
 
 
@@ -68,9 +69,63 @@ def test_joblib_dispatches_more(backend: Client) -> None:
     assert list(results) == [None] * 12
 
 
+def test_joblib_keeps_what_a_failed_call_has_left(backend: Client) -> None:
+    """Live: where `forget_leftovers` looks is where joblib puts it."""
+    parallel = Parallel(n_jobs=2, return_as="generator", pre_dispatch=1)
+    results = parallel(delayed(abs)(i) for i in range(3))
+    for name in ("_ready_batches", "_jobs", "_jobs_set"):
+        assert hasattr(parallel, name), because(
+            f"Parallel.{name}", "joblib_hooks.forget_leftovers"
+        )
+    assert list(results) == [0, 1, 2]
+    parallel._ready_batches.put("a batch")
+    parallel._jobs.append("a tracker")
+    parallel._jobs_set.add("a tracker")
+    joblib_hooks.forget_leftovers(parallel)
+    assert parallel._ready_batches.empty()
+    assert not parallel._jobs
+    assert not parallel._jobs_set
+    source = inspect.getsource(Parallel.dispatch_one_batch)
+    assert "self._ready_batches.get(block=False)" in source, because(
+        "Parallel._ready_batches", "joblib_hooks.forget_leftovers"
+    )
+
+
+@pytest.mark.parametrize(
+    ("keywords", "grows"),
+    [
+        ({}, True),
+        ({"pre_dispatch": "n_jobs"}, True),
+        ({"pre_dispatch": "3*n_jobs+1"}, True),
+        ({"pre_dispatch": "7"}, False),
+        ({"pre_dispatch": 7}, False),
+        ({"pre_dispatch": "all"}, False),
+    ],
+)
+def test_joblib_says_how_far_it_reads_ahead(
+    keywords: dict[str, Any], grows: bool
+) -> None:
+    assert joblib_hooks.grows_with_n_jobs(Parallel(**keywords)) is grows, because(
+        "Parallel.pre_dispatch", "joblib_hooks.grows_with_n_jobs"
+    )
+
+
+def test_nothing_is_carried_back_to_a_call_that_aborts() -> None:
+    """Nobody waits for it there; the next call would."""
+    parallel = Parallel()
+    parallel._aborting = True
+    registered: list[object] = []
+    parallel._register_new_job = registered.append
+    assert joblib_hooks.carry_back(parallel, lambda out: None, None)
+    assert registered == [], because("Parallel._aborting", "joblib_hooks.carry_back")
+
+
 def test_hooks_that_are_gone_do_no_harm() -> None:
     class Bare:
         pass
+
+    joblib_hooks.forget_leftovers(Bare())
+    assert not joblib_hooks.grows_with_n_jobs(Bare())
 
     assert joblib_hooks.dispatch_more(Bare(), 3) == 0
     assert not joblib_hooks.carry_back(Bare(), lambda out: None, None)
@@ -118,6 +173,19 @@ def test_the_client_gathers_on_its_own_loop(own_client: Client) -> None:
     assert own_client.sync(gather) == 2, because(
         "Client.gather(asynchronous=True)", "driver.cluster.Cluster._follow"
     )
+
+
+def test_a_client_that_was_not_made_can_be_discarded() -> None:
+    with dask.config.set({"distributed.comm.timeouts.connect": "100ms"}):
+        client = Client.__new__(Client)
+        with pytest.raises(OSError, match="Timed out"):
+            client.__init__("127.0.0.1:1", set_as_default=False)
+    assert client._loop_runner.is_started()
+    sources._discard(client)
+    assert not client._loop_runner.is_started(), because(
+        "Client._loop_runner", "driver.sources._discard"
+    )
+    assert client.status == "closed"
 
 
 def test_killed_worker_says_which() -> None:

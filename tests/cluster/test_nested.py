@@ -11,6 +11,7 @@ from distributed import Client, get_worker
 from joblib import Parallel, delayed
 
 from joblib_distributed import DaskDistributedBackend
+from joblib_distributed.driver.backend import MOST_NESTED
 from joblib_distributed.errors import OptionNameError
 from support.processes import CommandLineCluster
 
@@ -27,6 +28,31 @@ def test_no_deadlock_at_any_depth(depth: int, width: int, backend: object) -> No
     assert sum(Parallel()(delayed(tree)(depth - 1, width) for _ in range(width))) == (
         width**depth
     )
+
+
+def tree_without_end() -> Any:
+    return Parallel()(delayed(tree_without_end)() for _ in range(2))
+
+
+def test_recursion_without_end_is_an_error_and_harms_no_worker(backend: object) -> None:
+    """Waiting tasks are interrupted while they leave and rejoin their thread pools."""
+    for _ in range(4):
+        with pytest.raises(RecursionError):
+            Parallel()(delayed(tree_without_end)() for _ in range(2))
+        assert sum(Parallel()(delayed(tree)(2, 2) for _ in range(2))) == 8
+
+
+def backends_down(depth: int) -> list[str]:
+    """Name the backend of the call at each depth."""
+    with Parallel() as parallel:
+        name = type(parallel._backend).__name__
+        below = parallel(delayed(backends_down)(depth - 1) for _ in range(bool(depth)))
+        return [name, *(below[0] if below else [])]
+
+
+def test_the_deepest_calls_run_where_they_are(backend: object) -> None:
+    ours = ["DaskDistributedBackend"] * (MOST_NESTED + 1)
+    assert backends_down(MOST_NESTED + 2) == [*ours, *["SequentialBackend"] * 2]
 
 
 def test_no_deadlock_with_several_threads(

@@ -17,11 +17,11 @@ from typing import Any
 
 import joblib
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, Future, LocalCluster
 from joblib import Parallel, delayed
 
 from support.processes import CommandLineCluster
-from support.tasks import fail_when_all_run, mark, marks, spin
+from support.tasks import fail_when_all_run, in_thread, mark, marks, spin
 from support.waiting import wait_until
 
 # What the issue promises, with room for a busy machine of two cores.
@@ -58,6 +58,62 @@ def test_after_an_error(backend: Client, tmp_path: Path) -> None:
     # One ran beside the task that failed. The thread that this left may have begun
     # another before it was told to stop; the rest never began.
     assert len(marks(tmp_path)) <= 3
+
+
+def fail() -> None:
+    raise ValueError("the one that fails")
+
+
+def test_an_error_ends_its_batch(backend: Client, tmp_path: Path) -> None:
+    """It is raised at once, not after the tasks that joblib sent with it."""
+    behind = [delayed(mark)(str(tmp_path), i) for i in range(7)]
+    others = [delayed(abs)(i) for i in range(8)]
+    with pytest.raises(ValueError, match="the one that fails"):
+        Parallel(n_jobs=2, batch_size=8, pre_dispatch=16)(
+            [delayed(fail)(), *behind, *others]
+        )
+    assert marks(tmp_path) == set()
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 5, 6])
+def test_nothing_of_a_failed_call_is_left_to_the_next(
+    batch_size: int, backend: Client
+) -> None:
+    parallel = Parallel(batch_size=batch_size)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="the one that fails"):
+            parallel(delayed(fail if i == 7 else abs)(*[i][i == 7 :]) for i in range(100))
+        results = parallel(delayed(abs)(i) for i in range(1000, 1006))
+        assert results == list(range(1000, 1006))
+
+
+def spin_once(folder: str, number: int) -> int:
+    if number == 0 and "running-0" not in marks(Path(folder)):
+        spin(folder, 0)
+    return number
+
+
+def test_a_first_run_of_what_was_sent_again(
+    shared_worker: Client, tmp_path: Path
+) -> None:
+    """Somebody cancels its key: the engine forgets it, but its thread goes on."""
+
+    def call() -> Any:
+        with joblib.parallel_config(backend="dask.distributed", client=shared_worker):
+            return Parallel(n_jobs=2)(
+                delayed(spin_once)(str(tmp_path), i) for i in (0, 1)
+            )
+
+    result = in_thread(call)
+    wait_until(lambda: marks(tmp_path), 30, lambda: "nothing runs")
+    with Client(shared_worker.scheduler.address, set_as_default=False) as other:
+        keys = running(shared_worker)
+        other.sync(other._cancel, [Future(key, other) for key in keys], force=True)
+    assert result() == [0, 1]
+    wait_until(
+        lambda: not running(shared_worker), SECONDS_TO_STOP, lambda: "its thread runs on"
+    )
+    assert marks(tmp_path) == {"running-0"}
 
 
 def test_after_an_error_with_many_threads(

@@ -72,6 +72,10 @@ def finished(number: int, *outcomes: Outcome) -> AttemptFinished:
     return AttemptFinished(key(number), "worker", outcomes)
 
 
+def alone(number: int, suspect: PackedTask) -> Send:
+    return Send(key(number), [suspect], solo=True)
+
+
 def message(instruction: Instruction) -> str:
     assert isinstance(instruction, DeliverError)
     return str(instruction.error)
@@ -373,12 +377,12 @@ def test_suspects_run_one_at_a_time_once_nothing_else_does() -> None:
     assert call.handle(finished(2, value(2))) == [
         Release([key(2)]),
         Deliver(1, [tasks[2]], [value(2)]),
-        Send(key(3), [tasks[0]]),
+        alone(3, tasks[0]),
     ]
     assert call.in_flight == {key(3)}
     assert call.handle(finished(3, value(0))) == [
         Release([key(3)]),
-        Send(key(4), [tasks[1]]),
+        alone(4, tasks[1]),
     ]
     # The last suspect is innocent: the rest goes on, up to the limit.
     assert call.handle(finished(4, value(1))) == [
@@ -396,16 +400,16 @@ def test_poison_is_failed_by_name_and_its_neighbours_are_delivered() -> None:
     assert call.handle(AttemptKilled(key(2), "")) == [Release([key(2)])]
     assert call.handle(AttemptKilled(key(3), "")) == [
         Release([key(3)]),
-        Send(key(4), [tasks[0]]),
+        alone(4, tasks[0]),
     ]
     assert call.handle(finished(4, value(0))) == [
         Release([key(4)]),
         Deliver(0, [tasks[0]], [value(0)]),
-        Send(key(5), [tasks[1]]),
+        alone(5, tasks[1]),
     ]
     release, failed, sent = call.handle(AttemptKilled(key(5), "4 workers died in turn."))
     assert release == Release([key(5)])
-    assert sent == Send(key(6), [tasks[2]])
+    assert sent == alone(6, tasks[2])
     assert isinstance(failed, DeliverError)
     assert (failed.delivery, failed.task) == (1, tasks[1])
     assert type(failed.error) is WorkerDiedError
@@ -429,7 +433,7 @@ def test_solo_deaths_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in (1, 2, 3):
         assert call.handle(AttemptKilled(key(number), "")) == [
             Release([key(number)]),
-            Send(key(number + 1), [only]),
+            alone(number + 1, only),
         ]
     assert [type(i) for i in call.handle(AttemptKilled(key(4), ""))] == [
         Release,
@@ -443,7 +447,7 @@ def test_suspect_that_is_lost_or_not_run_or_retried_stays_alone() -> None:
     call.handle(AttemptKilled(key(1), ""))
     assert call.handle(AttemptKilled(key(2), "")) == [
         Release([key(2)]),
-        Send(key(3), [first]),
+        alone(3, first),
     ]
     for number, event in (
         (3, AttemptLost(key(3))),
@@ -452,12 +456,12 @@ def test_suspect_that_is_lost_or_not_run_or_retried_stays_alone() -> None:
     ):
         assert call.handle(event) == [
             Release([key(number)]),
-            Send(key(number + 1), [first]),
+            alone(number + 1, first),
         ]
     assert call.handle(finished(6, error(0))) == [
         Release([key(6)]),
         DeliverError(0, first, error(0)),
-        Send(key(7), [second]),
+        alone(7, second),
     ]
 
 
@@ -467,7 +471,7 @@ def test_suspects_of_a_failed_delivery_are_not_run() -> None:
     call.handle(finished(2, value(3)))
     assert call.handle(AttemptKilled(key(1), "")) == [
         Release([key(1)]),
-        Send(key(3), [tasks[0]]),
+        alone(3, tasks[0]),
     ]
     assert call.handle(finished(3, error(0))) == [
         Release([key(3)]),
@@ -497,7 +501,7 @@ def test_detail_of_a_shared_death_is_not_held_against_the_innocent() -> None:
     tasks = dispatch(call, 2)
     assert call.handle(AttemptKilled(key(1), "the first worker")) == [
         Release([key(1)]),
-        Send(key(2), [tasks[0]]),
+        alone(2, tasks[0]),
     ]
     call.handle(finished(2, value(0)))
     assert "the last worker" in message(
@@ -524,14 +528,66 @@ def test_failed_attempt_fails_its_deliveries() -> None:
 
 
 # ------------------------------------------------------------------------------- looked
-def test_attempt_unknown_twice_in_a_row_is_sent_again() -> None:
+def look(
+    call: Call, number: int, *states: str | None, start: float = 0
+) -> list[list[Instruction]]:
+    """Look at an attempt once for each state; return what each look gave."""
+    return [
+        call.handle(Looked(start + i, {key(number): state}, 4))
+        for i, state in enumerate(states)
+    ]
+
+
+def test_attempt_that_arrived_and_is_unknown_twice_in_a_row_is_sent_again() -> None:
     call = new_call()
     tasks = dispatch(call, 2)
-    assert call.handle(Looked(1, {key(1): None}, 4)) == []
-    assert call.handle(Looked(2, {key(1): None}, 4)) == [
-        Release([key(1)]),
-        Send(key(2), tasks),
-    ]
+    assert look(call, 1, "processing", None) == [[], []]
+    assert look(call, 1, None) == [[Release([key(1)]), Send(key(2), tasks)]]
+
+
+def test_attempt_on_its_way_is_given_time() -> None:
+    """It is behind others in a buffer: a second copy would make that longer."""
+    call = new_call()
+    tasks = dispatch(call, 2)
+    *before, last = look(call, 1, *[None] * 30)
+    assert before == [[]] * 29
+    assert last == [Release([key(1)]), Send(key(2), tasks)]
+
+
+def test_time_is_doubled_each_time_it_did_not_suffice() -> None:
+    call = new_call()
+    (only,) = dispatch(call, 1)
+    for number, patience in ((1, 30), (2, 60), (3, 120)):
+        *before, last = look(call, number, *[None] * patience)
+        assert before == [[]] * (patience - 1)
+        assert last == [Release([key(number)]), Send(key(number + 1), [only])]
+
+
+def test_the_time_given_to_one_batch_is_not_given_to_the_next() -> None:
+    call = new_call(limit=1)
+    _, second = dispatch(call, 1, 1)
+    look(call, 1, *[None] * 30)
+    assert call.handle(finished(2, value(0)))[-1] == Send(key(3), [second])
+    *before, last = look(call, 3, *[None] * 30)
+    assert before == [[]] * 29
+    assert last == [Release([key(3)]), Send(key(4), [second])]
+
+
+def test_losing_what_arrived_costs_no_patience() -> None:
+    call = new_call()
+    (only,) = dispatch(call, 1)
+    look(call, 1, "processing", None, None)
+    *before, last = look(call, 2, *[None] * 30)
+    assert before == [[]] * 29
+    assert last == [Release([key(2)]), Send(key(3), [only])]
+
+
+def test_attempt_arrives_only_once() -> None:
+    """Known, then unknown in looks that are not in a row, then in a row."""
+    call = new_call()
+    dispatch(call, 1)
+    assert look(call, 1, None, None, None, "queued", None, "waiting", None) == [[]] * 7
+    assert len(look(call, 1, None)[0]) == 2
 
 
 @pytest.mark.parametrize("known", ["processing", "queued", "waiting", "memory"])
@@ -554,23 +610,24 @@ def test_attempt_not_asked_about_is_left_alone() -> None:
 def test_erred_attempt_of_which_no_error_was_heard_counts_as_unknown() -> None:
     call = new_call()
     (only,) = dispatch(call, 1)
-    assert call.handle(Looked(1, {key(1): "erred"}, 4)) == []
-    assert call.handle(Looked(2, {key(1): None}, 4)) == [
-        Release([key(1)]),
-        Send(key(2), [only]),
+    assert look(call, 1, "erred", None) == [[], [Release([key(1)]), Send(key(2), [only])]]
+
+
+def test_attempt_that_erred_on_its_first_sight_has_arrived() -> None:
+    call = new_call()
+    (only,) = dispatch(call, 1)
+    assert look(call, 1, None, None, None, "erred") == [
+        *[[]] * 3,
+        [Release([key(1)]), Send(key(2), [only])],
     ]
 
 
 def test_fresh_attempt_starts_with_no_looks_against_it() -> None:
     call = new_call()
     (only,) = dispatch(call, 1)
-    call.handle(Looked(1, {key(1): None}, 4))
-    call.handle(Looked(2, {key(1): None}, 4))
-    assert call.handle(Looked(3, {key(2): None}, 4)) == []
-    assert call.handle(Looked(4, {key(2): None}, 4)) == [
-        Release([key(2)]),
-        Send(key(3), [only]),
-    ]
+    look(call, 1, "processing", None, None)
+    assert look(call, 2, "processing", None) == [[], []]
+    assert look(call, 2, None) == [[Release([key(2)]), Send(key(3), [only])]]
 
 
 def test_solo_attempt_found_lost_is_sent_alone_again() -> None:
@@ -578,20 +635,74 @@ def test_solo_attempt_found_lost_is_sent_alone_again() -> None:
     first, _ = dispatch(call, 1, 1)
     call.handle(AttemptKilled(key(1), ""))
     call.handle(AttemptKilled(key(2), ""))
-    call.handle(Looked(1, {key(3): None}, 4))
-    assert call.handle(Looked(2, {key(3): None}, 4)) == [
-        Release([key(3)]),
-        Send(key(4), [first]),
+    assert look(call, 3, "processing", None, None) == [
+        [],
+        [],
+        [Release([key(3)]), alone(4, first)],
     ]
 
 
+# ------------------------------------------------------------------- lost without an end
+def test_task_that_is_lost_for_ever_is_failed() -> None:
+    call = new_call()
+    first, second = dispatch(call, 2)
+    for number in range(1, ledger.LOSSES_ALLOWED + 1):
+        assert call.handle(AttemptLost(key(number))) == [
+            Release([key(number)]),
+            Send(key(number + 1), [first, second]),
+        ]
+    release, failed = call.handle(AttemptLost(key(101)))
+    assert release == Release([key(101)])
+    assert isinstance(failed, DeliverError)
+    assert (failed.delivery, failed.task) == (0, first)
+    assert type(failed.error) is TaskLostError
+    assert (failed.error.index, failed.error.function) == (0, "f")
+    assert str(failed.error) == (
+        "Task 0 (f) was lost by the cluster 101 times. Either somebody else cancels it, "
+        "or its workers or the scheduler are restarted all the time: look at the "
+        "scheduler's log."
+    )
+    assert call.in_flight == frozenset()
+
+
+def test_losses_are_counted_for_each_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "LOSSES_ALLOWED", 1)
+    call = new_call(limit=1)
+    _, second, other = dispatch(call, 2, 1)
+    call.handle(AttemptLost(key(1)))
+    call.handle(finished(2, value(0), NOT_RUN))
+    release, failed, sent = call.handle(AttemptLost(key(3)))
+    assert release == Release([key(3)])
+    assert isinstance(failed, DeliverError)
+    assert failed.task == second
+    assert sent == Send(key(4), [other])
+    assert call.handle(AttemptLost(key(4))) == [
+        Release([key(4)]),
+        Send(key(5), [other]),
+    ]
+
+
+def test_suspect_that_is_lost_for_ever_is_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "LOSSES_ALLOWED", 0)
+    call = new_call()
+    first, second = dispatch(call, 1, 1)
+    call.handle(AttemptKilled(key(1), ""))
+    call.handle(AttemptKilled(key(2), ""))
+    release, failed, sent = call.handle(AttemptLost(key(3)))
+    assert release == Release([key(3)])
+    assert isinstance(failed, DeliverError)
+    assert failed.task == first
+    assert sent == alone(4, second)
+
+
+# ----------------------------------------------------------------------------- stranded
 def test_stranded_attempt_is_given_up_after_the_timeout() -> None:
     call = new_call(stranded_timeout=10)
     tasks = dispatch(call, 2, 1)
     states = {key(1): "no-worker", key(2): "processing"}
-    assert call.handle(Looked(100, states, 4)) == []
-    assert call.handle(Looked(109.9, states, 4)) == []
-    release, failed = call.handle(Looked(110, states, 4))
+    assert call.handle(Looked(100, states, 4, constrained=True)) == []
+    assert call.handle(Looked(109.9, states, 4, constrained=True)) == []
+    release, failed = call.handle(Looked(110, states, 4, constrained=True))
     assert release == Release([key(1)])
     assert isinstance(failed, DeliverError)
     assert (failed.delivery, failed.task) == (0, tasks[0])
@@ -604,12 +715,24 @@ def test_stranded_attempt_is_given_up_after_the_timeout() -> None:
     assert call.in_flight == {key(2)}
 
 
-def test_cluster_without_threads_strands_every_attempt() -> None:
+def test_stranded_attempt_that_any_worker_might_take() -> None:
+    call = new_call(stranded_timeout=0)
+    dispatch(call, 1)
+    _, failed = call.handle(Looked(1, {key(1): "no-worker"}, 4, constrained=False))
+    assert message(failed) == (
+        "Task 0 (f) found no worker for 0 seconds: the cluster has 4 threads, but takes "
+        "no tasks: its workers are probably paused, which dask does when their memory is "
+        "nearly full. Give them more memory, or the call smaller tasks."
+    )
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+def test_cluster_without_threads_strands_every_attempt(constrained: bool) -> None:
     call = new_call(stranded_timeout=2.5)
     tasks = dispatch(call, 1, 1)
     states = {key(1): "queued", key(2): "processing"}
-    assert call.handle(Looked(100, states, 0)) == []
-    instructions = call.handle(Looked(102.5, states, 0))
+    assert call.handle(Looked(100, states, 0, constrained)) == []
+    instructions = call.handle(Looked(102.5, states, 0, constrained))
     assert [type(i) for i in instructions] == [Release, DeliverError] * 2
     assert [i.task for i in instructions if isinstance(i, DeliverError)] == tasks
     assert message(instructions[1]) == (
@@ -703,6 +826,30 @@ def test_cancelled_call_with_nothing_in_flight_interrupts_nobody() -> None:
     dispatch(call, 1)
     call.handle(finished(1, value(0)))
     assert call.handle(Cancelled()) == []
+
+
+@pytest.mark.parametrize(
+    "event",
+    [AttemptLost(key(1)), Looked(1, {key(1): "no-worker"}, 4)],
+    ids=["lost", "stranded"],
+)
+def test_call_that_gave_an_attempt_up_interrupts_it_at_its_end(event: Event) -> None:
+    """The engine may be wrong about it: the attempt may run."""
+    call = new_call(stranded_timeout=0)
+    dispatch(call, 1)
+    call.handle(event)
+    call.handle(finished(2, value(0)))
+    assert call.in_flight == frozenset()
+    assert call.handle(Cancelled()) == [Interrupt()]
+
+
+def test_failed_cluster_interrupts_what_was_lost_before() -> None:
+    call = new_call()
+    dispatch(call, 1)
+    call.handle(AttemptLost(key(1)))
+    call.handle(finished(2, value(0)))
+    closed = ClusterClosedError("closed")
+    assert call.handle(ClusterFailed(closed)) == [Interrupt()]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -19,6 +20,7 @@ from hypothesis.stateful import (
 
 from joblib_distributed.data.outcome import NOT_RUN, Kind, Outcome
 from joblib_distributed.data.payload import PackedTask
+from joblib_distributed.driver import call as ledger
 from joblib_distributed.driver.call import LOOKS_BEFORE_LOST, Call
 from joblib_distributed.driver.events import (
     AttemptFailed,
@@ -49,6 +51,19 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 STRANDED_TIMEOUT = 10.0
 
+#: Small enough for what they bound to be reached in a few steps.
+LOOKS_BEFORE_NEVER_ARRIVED = 3
+LOSSES_ALLOWED = 2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_bounds() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("LOOKS_BEFORE_NEVER_ARRIVED", "LOSSES_ALLOWED"):
+            patch.setattr(ledger, name, globals()[name])
+        yield
+
+
 #: What an attempt that has ended already says when it is heard of again.
 LATE = Outcome(Kind.VALUE, 0.0, b"late")
 
@@ -57,6 +72,14 @@ POISON = -1
 behaviours = st.sampled_from([0, 0, 0, 0, 1, 2, 3, POISON])
 
 picks = st.integers(min_value=0, max_value=10**6)
+
+
+class Ours(NamedTuple):
+    """An error of ours that is to be delivered."""
+
+    kind: type[Exception]
+    #: What its message says.
+    phrase: str
 
 
 @dataclasses.dataclass
@@ -70,6 +93,9 @@ class ModelTask:
     retries_left: int
     #: Whether it was on a worker that died, and is not cleared.
     suspect: bool = False
+    #: How often the engine forgot it, and how often of these before it arrived.
+    losses: int = 0
+    never_arrived: int = 0
     #: Whether its value has arrived.
     done: bool = False
 
@@ -87,8 +113,17 @@ class ModelAttempt:
     """An attempt as the engine has it."""
 
     tasks: list[ModelTask]
+    arrived: bool = False
     unknown: int = 0
     stranded_since: float | None = None
+
+    @property
+    def patience(self) -> int:
+        """Looks in a row that may not find it, and one more."""
+        if self.arrived:
+            return LOOKS_BEFORE_LOST
+        (times,) = {task.never_arrived for task in self.tasks}
+        return LOOKS_BEFORE_NEVER_ARRIVED * int(2**times)
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -112,8 +147,10 @@ class LedgerMachine(RuleBasedStateMachine):
         #: Why the cluster failed, if it did.
         self.failure: ClusterClosedError | None = None
         self.ends: dict[int, str] = {}
-        #: Task index -> the error, or its class, that is to be delivered for it.
-        self.expected_errors: dict[int, object] = {}
+        #: Task index -> its own error, or ours, that is to be delivered for it.
+        self.expected_errors: dict[int, Outcome | Ours] = {}
+        #: Whether an attempt that was given up may be running.
+        self.strays = False
         self.in_flight: dict[str, ModelAttempt] = {}
         #: Attempts that have ended: key -> number of tasks.
         self.ended: dict[str, int] = {}
@@ -151,8 +188,10 @@ class LedgerMachine(RuleBasedStateMachine):
             assert packed is task.packed
             assert not task.done, "a task that gave its value is sent again"
             assert task.delivery in self.open, "nobody wants this task"
+            assert packed.index not in self.expected_errors, "a failed task is sent again"
             assert not any(task in a.tasks for a in self.in_flight.values())
-        if any(task.suspect for task in tasks):
+        assert send.solo == any(task.suspect for task in tasks)
+        if send.solo:
             assert len(tasks) == 1, "a suspect shares its attempt"
             assert not self.in_flight, "a suspect runs beside others"
         else:
@@ -176,7 +215,8 @@ class LedgerMachine(RuleBasedStateMachine):
         if isinstance(expected, Outcome):
             assert failed.error == expected
         else:
-            assert type(failed.error) is expected
+            assert type(failed.error) is expected.kind
+            assert expected.phrase in str(failed.error)
 
     def close(self, number: int, end: str) -> None:
         assert number in self.open, "delivered twice"
@@ -194,12 +234,19 @@ class LedgerMachine(RuleBasedStateMachine):
     def is_solo(self, key: str) -> bool:
         return any(task.suspect for task in self.in_flight[key].tasks)
 
-    def run(self, tasks: Sequence[ModelTask], most: int) -> list[Outcome] | None:
-        """Run the first `most` tasks of an attempt; None if that kills the worker."""
-        if any(task.raises == POISON for task in tasks[:most]):
+    def run(
+        self, tasks: Sequence[ModelTask], most: int, stops: bool
+    ) -> list[Outcome] | None:
+        """Run the first `most` tasks of an attempt; None if that kills the worker.
+
+        A worker stops at the first error, but for one of its own that all tasks meet.
+        """
+        failing = [i for i, task in enumerate(tasks) if task.raises > 0]
+        begun = tasks[: min([most, failing[0] + 1] if stops and failing else [most])]
+        if any(task.raises == POISON for task in begun):
             return None
-        outcomes = []
-        for task in tasks[:most]:
+        outcomes: list[Outcome] = []
+        for task in begun:
             if task.raises == 0:
                 outcomes.append(task.value)
                 task.done, task.suspect = True, False
@@ -210,11 +257,19 @@ class LedgerMachine(RuleBasedStateMachine):
                 task.retries_left -= 1
             else:
                 self.expected_errors[task.packed.index] = task.error
-        return outcomes + [NOT_RUN] * (len(tasks) - most)
+        return outcomes + [NOT_RUN] * (len(tasks) - len(begun))
 
-    def finish_attempt(self, key: str, most: int) -> None:
+    def lose_attempt(self, attempt: ModelAttempt) -> None:
+        self.strays = True
+        for task in attempt.tasks:
+            task.losses += 1
+            if task.losses > LOSSES_ALLOWED:
+                phrase = f"was lost by the cluster {task.losses} times"
+                self.expected_errors[task.packed.index] = Ours(TaskLostError, phrase)
+
+    def finish_attempt(self, key: str, most: int, stops: bool = True) -> None:
         tasks = self.in_flight[key].tasks
-        outcomes = self.run(tasks, most)
+        outcomes = self.run(tasks, most, stops)
         if outcomes is None:
             self.kill_attempts([key])
         else:
@@ -225,7 +280,9 @@ class LedgerMachine(RuleBasedStateMachine):
             tasks = self.in_flight[key].tasks
             for task in tasks:
                 if task.suspect:
-                    self.expected_errors[task.packed.index] = WorkerDiedError
+                    self.expected_errors[task.packed.index] = Ours(
+                        WorkerDiedError, "when it ran alone: It died."
+                    )
                 task.suspect = True
             self.feed(AttemptKilled(key, "It died."))
 
@@ -249,10 +306,15 @@ class LedgerMachine(RuleBasedStateMachine):
         self.feed(Dispatched(number, [task.packed for task in new]))
 
     @precondition(lambda self: self.in_flight)
-    @rule(which=picks, share=st.sampled_from([0.0, 0.5, 1.0, 1.0, 1.0]))
-    def finish(self, which: int, share: float) -> None:
+    @rule(
+        which=picks,
+        share=st.sampled_from([0.0, 0.5, 1.0, 1.0, 1.0]),
+        stops=st.sampled_from([True, True, False]),
+    )
+    def finish(self, which: int, share: float, stops: bool) -> None:
         key = self.pick(which)
-        self.finish_attempt(key, math.ceil(share * len(self.in_flight[key].tasks)))
+        most = math.ceil(share * len(self.in_flight[key].tasks))
+        self.finish_attempt(key, most, stops)
 
     @precondition(lambda self: self.in_flight)
     @rule(data=st.data())
@@ -267,14 +329,18 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.in_flight)
     @rule(which=picks)
     def lose(self, which: int) -> None:
-        self.feed(AttemptLost(self.pick(which)))
+        key = self.pick(which)
+        self.lose_attempt(self.in_flight[key])
+        self.feed(AttemptLost(key))
 
     @precondition(lambda self: self.in_flight)
     @rule(which=picks)
     def fail_to_start(self, which: int) -> None:
         key = self.pick(which)
         for task in self.in_flight[key].tasks:
-            self.expected_errors[task.packed.index] = TaskLostError
+            self.expected_errors[task.packed.index] = Ours(
+                TaskLostError, "could not be started on a worker: It could not."
+            )
         self.feed(AttemptFailed(key, "It could not."))
 
     @precondition(lambda self: self.ended)
@@ -296,49 +362,75 @@ class LedgerMachine(RuleBasedStateMachine):
         data=st.data(),
         passed=st.sampled_from([0.0, 1.0, STRANDED_TIMEOUT]),
         threads=st.sampled_from([0, 4, 4, 4]),
+        constrained=st.booleans(),
+        times=st.sampled_from([1, 1, 2, 6]),
     )
-    def look(self, data: st.DataObject, passed: float, threads: int) -> None:
-        self.now += passed
+    def look(
+        self,
+        data: st.DataObject,
+        passed: float,
+        threads: int,
+        constrained: bool,
+        times: int,
+    ) -> None:
         state = st.sampled_from(["processing", "queued", "erred", "no-worker", None])
         keys = st.sampled_from(list(self.in_flight))
         states = data.draw(st.dictionaries(keys, state, min_size=1))
+        for _ in range(times):
+            self.now += passed
+            self.look_once(Looked(self.now, states, threads, constrained))
+
+    def look_once(self, looked: Looked) -> None:
         gone = []
-        for key, said in states.items():
-            attempt = self.in_flight[key]
-            attempt.unknown = attempt.unknown + 1 if said in (None, "erred") else 0
-            if attempt.unknown == LOOKS_BEFORE_LOST:
-                gone.append(key)
+        for key, said in looked.states.items():
+            attempt = self.in_flight.get(key)
+            if attempt is None:
                 continue
-            if said == "no-worker" or threads == 0:
+            attempt.arrived = attempt.arrived or said is not None
+            attempt.unknown = attempt.unknown + 1 if said in (None, "erred") else 0
+            if attempt.unknown >= attempt.patience:
+                gone.append(key)
+                if not attempt.arrived:
+                    for task in attempt.tasks:
+                        task.never_arrived += 1
+                self.lose_attempt(attempt)
+            elif said == "no-worker" or looked.threads == 0:
                 if attempt.stranded_since is None:
                     attempt.stranded_since = self.now
                 if self.now - attempt.stranded_since >= STRANDED_TIMEOUT:
                     gone.append(key)
-                    for task in attempt.tasks:
-                        self.expected_errors[task.packed.index] = NoWorkersError
+                    self.strand_attempt(attempt, looked)
             else:
                 attempt.stranded_since = None
-        instructions = self.feed(Looked(self.now, states, threads))
+        instructions = self.feed(looked)
         released = [i.keys for i in instructions if isinstance(i, Release)]
         assert released == [[key] for key in gone]
+
+    def strand_attempt(self, attempt: ModelAttempt, looked: Looked) -> None:
+        self.strays = True
+        phrase = "has no worker left"
+        if looked.threads:
+            phrase = "resources= allow" if looked.constrained else "probably paused"
+        for task in attempt.tasks:
+            self.expected_errors[task.packed.index] = Ours(NoWorkersError, phrase)
+
+    def last_instructions(self) -> list[Instruction]:
+        released = [Release(sorted(self.in_flight))] if self.in_flight else []
+        return [*released, *([Interrupt()] if self.in_flight or self.strays else [])]
 
     @precondition(lambda self: not self.over and len(self.deliveries) > 5)
     @rule()
     def cancel(self) -> None:
-        expected = [Release(sorted(self.in_flight)), Interrupt()]
-        assert self.call.handle(Cancelled()) == (expected if self.in_flight else [])
+        assert self.call.handle(Cancelled()) == self.last_instructions()
         self.end("cancelled")
 
     @precondition(lambda self: not self.over and len(self.deliveries) > 5)
     @rule()
     def fail_the_cluster(self) -> None:
         error = ClusterClosedError("closed")
-        failed = [
-            i
-            for i in self.call.handle(ClusterFailed(error))
-            if isinstance(i, (Send, Deliver, DeliverError))
-        ]
-        assert failed == [DeliverError(n, None, error) for n in sorted(self.open)]
+        failed = [DeliverError(n, None, error) for n in sorted(self.open)]
+        expected = [*failed, *self.last_instructions()]
+        assert self.call.handle(ClusterFailed(error)) == expected
         self.failure = error
         self.end("cluster failed")
 
@@ -367,6 +459,10 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def the_ledger_knows_what_is_undelivered(self) -> None:
         assert self.call.undelivered == len(self.open)
+
+    @invariant()
+    def what_has_failed_is_delivered(self) -> None:
+        assert not self.open & {self.tasks[i].delivery for i in self.expected_errors}
 
     @invariant()
     def the_limit_holds(self) -> None:
@@ -414,7 +510,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert any(task.packed.index in self.expected_errors for task in tasks)
         # Nobody is blamed for the death of another.
         for index, expected in self.expected_errors.items():
-            if expected is WorkerDiedError:
+            if isinstance(expected, Ours) and expected.kind is WorkerDiedError:
                 assert self.tasks[index].raises == POISON
 
 

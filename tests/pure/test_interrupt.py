@@ -20,6 +20,7 @@ from joblib_distributed.worker.interrupt import (
     interrupt_call,
     interruptible,
     is_unwanted,
+    shielded,
 )
 from support.tasks import in_thread
 from support.waiting import wait_until
@@ -69,6 +70,20 @@ def wait(event: threading.Event) -> None:
 
 def interrupters() -> list[threading.Thread]:
     return [t for t in threading.enumerate() if t.name == "joblib-distributed-interrupt"]
+
+
+def tries_of_interrupters(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
+    """Count how often an interrupter tries to take the turn."""
+    tries = threading.Semaphore(0)
+    take_turn = interrupt._Run._take_turn
+
+    def counted(run: interrupt._Run, side: interrupt.Side) -> bool:
+        if side == "interrupter":
+            tries.release()
+        return take_turn(run, side)
+
+    monkeypatch.setattr(interrupt._Run, "_take_turn", counted)
+    return tries
 
 
 def wait_for_interrupters() -> None:
@@ -188,6 +203,61 @@ def test_interrupted_run_leaves_the_thread_usable() -> None:
     wait(started)
     interrupt_call("c")
     assert join() == [False, True]
+
+
+def test_shielded_block_is_interrupted_only_when_it_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started, may_leave = threading.Event(), threading.Event()
+    done: list[str] = []
+
+    def function() -> None:
+        with shielded():
+            started.set()
+            until(may_leave)
+            done.append("shielded")
+        spin()
+        done.append("after")
+
+    join = in_thread(lambda: interruptible("c", function))
+    wait(started)
+    looked = tries_of_interrupters(monkeypatch)
+    interrupt_call("c")
+    for _ in range(3):  # three tries have been without effect
+        assert looked.acquire(timeout=DEADLINE)
+    may_leave.set()
+    assert join() is False
+    assert done == ["shielded"]
+
+
+def test_injection_on_its_way_to_a_shielded_block_is_absorbed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1. It is decided to inject. 2. The block is to be entered. 3. It is injected."""
+    monkeypatch.setattr(interrupt, "INTERVAL", 0.01)
+    held = HeldInjections(monkeypatch)
+    started, may_enter, entering = (threading.Event() for _ in range(3))
+    inside: list[str] = []
+
+    def function() -> None:
+        started.set()
+        wait(may_enter)
+        entering.set()
+        with shielded():
+            for _ in range(1000):
+                sum((1, 2, 3))
+            inside.append("complete")
+        spin()
+
+    join = in_thread(lambda: interruptible("c", function))
+    wait(started)
+    interrupt_call("c")
+    held.wait()
+    may_enter.set()
+    wait(entering)
+    held.release()
+    assert join() is False
+    assert inside in ([], ["complete"])
 
 
 # ------------------------------------------------------------------ runs inside of a run

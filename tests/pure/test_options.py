@@ -253,6 +253,55 @@ def test_workers_may_be_a_preference() -> None:
 
 
 @pytest.mark.parametrize(
+    "workers",
+    ["alice", ["alice"], ("alice",), {"alice"}, frozenset({"alice"})],
+    ids=lambda workers: type(workers).__name__,
+)
+def test_workers_are_listed_for_dask(workers: Any) -> None:
+    """It takes no set."""
+    listed = Options(workers=workers).constraints()["workers"]
+    assert (listed, type(listed)) == (["alice"], list)
+
+
+def test_constraints() -> None:
+    assert Options().constraints() == {
+        "resources": None,
+        "workers": None,
+        "allow_other_workers": False,
+    }
+    options = Options(resources={"GPU": 1}, workers=("a", "b"), allow_other_workers=True)
+    assert options.constraints() == {
+        "resources": {"GPU": 1},
+        "workers": ["a", "b"],
+        "allow_other_workers": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("keywords", "expected"),
+    [
+        ({}, False),
+        ({"resources": {}}, False),
+        ({"resources": {"GPU": 1}}, True),
+        ({"workers": "alice"}, True),
+        ({"workers": {"alice"}}, True),
+        ({"workers": ["alice"], "allow_other_workers": True}, False),
+        (
+            {
+                "workers": ["alice"],
+                "allow_other_workers": True,
+                "resources": {"GPU": 1},
+            },
+            True,
+        ),
+        ({"n_workers": 2, "retries": 3, "priority": 1}, False),
+    ],
+)
+def test_is_constrained(keywords: dict[str, Any], expected: bool) -> None:
+    assert Options(**keywords).is_constrained is expected
+
+
+@pytest.mark.parametrize(
     ("given", "kept"), [([1, 2], (1, 2)), ((1,), (1,)), ([], ()), (None, ())]
 )
 def test_scatter_becomes_a_tuple(given: Any, kept: tuple[object, ...]) -> None:

@@ -17,6 +17,7 @@ import pytest
 from joblib.parallel import SequentialBackend, ThreadingBackend
 
 from joblib_distributed.data.outcome import (
+    NOT_RUN,
     Kind,
     Outcome,
     Report,
@@ -73,9 +74,19 @@ def results_of(batch: BatchPayload) -> list[object]:
     return [result(outcome) for outcome in report_of(batch).outcomes]
 
 
+def results_in_turns(batch: BatchPayload) -> list[object]:
+    """The same, as the driver does it: what was not run is sent again."""
+    results = results_of(batch)
+    begun = [r for r in results if r is not NOT_RUN]
+    if len(begun) < len(results):
+        assert begun, "a batch in which nothing is run"
+        begun += results_in_turns(batch._replace(tasks=batch.tasks[len(begun) :]))
+    return begun
+
+
 def result(outcome: Outcome) -> object:
     if outcome.kind is Kind.NOT_RUN:
-        return Kind.NOT_RUN
+        return NOT_RUN  # not its kind, a number that may be a result, too
     if outcome.kind is Kind.ERROR:
         return unpack_error(outcome.packed, 0, "f")
     return unpack_value(outcome.packed, 0, "f")
@@ -132,6 +143,22 @@ def test_keyword_arguments() -> None:
     assert results_of(batch) == [[2, 1]]
 
 
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        ((fail, ValueError("mine")), ValueError),
+        ((double, OnUnpickle("raise")), Harm),
+        ((OnPickle, "raise"), ResultTransferError),
+        ((fail, SystemExit(3)), TaskExitError),
+    ],
+    ids=["raises", "cannot be unpacked", "result cannot be packed", "exits"],
+)
+def test_batch_stops_at_its_first_error(bad: Any, error: type[Exception]) -> None:
+    """The driver is to hear of it now, not after the rest."""
+    results = results_of(payload((double, 1), bad, (double, 2), bad))
+    assert kinds(results) == [2, error, NOT_RUN, NOT_RUN]
+
+
 def test_one_bad_task_spoils_only_itself() -> None:
     batch = payload(
         (double, 1),
@@ -140,37 +167,39 @@ def test_one_bad_task_spoils_only_itself() -> None:
         (OnPickle, "raise"),
         (double, 2),
     )
-    assert kinds(results_of(batch)) == [2, ValueError, Harm, ResultTransferError, 4]
+    assert kinds(results_in_turns(batch)) == [
+        2, ValueError, Harm, ResultTransferError, 4,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
 def test_exit_of_a_task_spoils_only_itself(error: BaseException) -> None:
-    results = results_of(payload((double, 1), (fail, error), (double, 2)))
+    results = results_in_turns(payload((double, 1), (fail, error), (double, 2)))
     assert kinds(results) == [2, TaskExitError, 4]
 
 
 @pytest.mark.parametrize("act", ["raise", "sys.exit"])
 def test_harm_while_packing_spoils_only_its_task(act: str) -> None:
     batch = payload((OnPickle, act), (double, 1))
-    assert kinds(results_of(batch)) == [ResultTransferError, 2]
+    assert kinds(results_in_turns(batch)) == [ResultTransferError, 2]
 
 
 def test_exit_while_unpacking_spoils_only_its_task() -> None:
     batch = payload((double, OnUnpickle("sys.exit")), (double, 1))
-    assert kinds(results_of(batch)) == [TaskExitError, 2]
+    assert kinds(results_in_turns(batch)) == [TaskExitError, 2]
 
 
 def test_exception_that_does_not_pickle_spoils_only_its_task() -> None:
     def fail_with_lock() -> None:
         raise ValueError(threading.Lock())
 
-    results = results_of(payload((fail_with_lock,), (double, 1)))
+    results = results_in_turns(payload((fail_with_lock,), (double, 1)))
     assert kinds(results) == [ErrorTransferError, 2]
     assert "TypeError: cannot pickle '_thread.lock' object" in str(results[0])
 
 
 def test_endless_recursion_spoils_only_its_task() -> None:
-    results = results_of(payload((fail_without_end,), (double, 1)))
+    results = results_in_turns(payload((fail_without_end,), (double, 1)))
     assert kinds(results) == [RecursionError, 2]
 
 
@@ -178,7 +207,7 @@ def test_missing_module_is_named_with_the_task_and_the_worker() -> None:
     batch = payload((double, 1), (double, 2))
     (_, key, _), second = batch.tasks
     batch = batch._replace(tasks=((0, key, b"cmissing_module\nname\n."), second))
-    missing, four = results_of(batch)
+    missing, four = results_in_turns(batch)
     assert isinstance(missing, ModuleNotFoundError)
     assert missing.name == "missing_module"
     assert f"Task 0 (f) could not be unpickled on worker {WORKER}: " in str(
@@ -190,7 +219,7 @@ def test_missing_module_is_named_with_the_task_and_the_worker() -> None:
 def test_function_that_does_not_unpickle_spoils_only_its_tasks() -> None:
     batch = payload((double, 1), (abs, -2), (double, 3))
     broken = {**batch.functions, batch.tasks[0][1]: b"cmissing_module\nname\n."}
-    results = results_of(batch._replace(functions=broken))
+    results = results_in_turns(batch._replace(functions=broken))
     assert kinds(results) == [ModuleNotFoundError, 2, ModuleNotFoundError]
 
 
@@ -271,7 +300,7 @@ def test_threads_of_libraries_are_limited_while_tasks_run() -> None:
 # ----------------------------------------------------------------------------- interrupts
 def test_batch_of_an_unwanted_call_is_not_run() -> None:
     interrupt.interrupt_call("c")
-    assert results_of(payload((double, 1), (double, 2))) == [Kind.NOT_RUN] * 2
+    assert results_of(payload((double, 1), (double, 2))) == [NOT_RUN] * 2
     assert results_of(payload((double, 1), call="other")) == [2]
 
 
@@ -291,7 +320,7 @@ def test_what_was_done_before_an_interrupt_is_reported() -> None:
     join = in_thread(lambda: results_of(batch))
     assert _started.wait(30)
     assert interrupt.interrupt_call("c") == 1
-    assert join() == [2, Kind.NOT_RUN, Kind.NOT_RUN]
+    assert join() == [2, NOT_RUN, NOT_RUN]
 
 
 def swallow(function: Callable[[], None]) -> str:
@@ -308,7 +337,7 @@ def test_no_task_begins_after_one_that_swallowed_the_interrupt() -> None:
     join = in_thread(lambda: results_of(batch))
     assert _started.wait(30)
     interrupt.interrupt_call("c")
-    assert join()[1] is Kind.NOT_RUN
+    assert join()[1] is NOT_RUN
 
 
 # --------------------------------------------------------------------------------- probe

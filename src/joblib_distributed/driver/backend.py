@@ -8,6 +8,7 @@ answers with a backend of its own for that one, through `FallbackToBackend`.
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -38,6 +39,12 @@ _JOBLIB_KEYWORDS = frozenset(
     {"max_nbytes", "temp_folder", "mmap_mode", "prefer", "require", "verbose", "context"}
 )
 
+
+#: How deep calls nest before the deeper ones run where they are. Each level takes a
+#: thread for each of its tasks that waits, so that a recursion without end would take all
+#: threads of all machines; in place it ends in a `RecursionError`. A guess: scikit-learn
+#: nests two or three levels.
+MOST_NESTED = 4
 
 _FORKED = (
     "This process was forked from one that had used the dask.distributed backend, and "
@@ -175,10 +182,8 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         return jobs
 
     def _belonging_to(self, parallel: Any, options: Options) -> DaskDistributedBackend:
-        backend = DaskDistributedBackend(
-            nesting_level=self.nesting_level,
-            inner_max_num_threads=self.inner_max_num_threads,
-        )
+        backend = copy.copy(self)  # of a subclass of the user's, too
+        backend._cluster = None
         backend.options = options
         backend.parallel = parallel
         return backend
@@ -242,8 +247,10 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         backend, n_jobs = self.get_nested_backend()
         return CallContext(backend, n_jobs, self.inner_max_num_threads)
 
-    def get_nested_backend(self) -> tuple[DaskDistributedBackend, int]:
+    def get_nested_backend(self) -> tuple[ParallelBackendBase, int | None]:
         """Return the backend, and its ``n_jobs``, of calls inside the tasks."""
+        if (self.nesting_level or 0) >= MOST_NESTED:
+            return SequentialBackend(nesting_level=self.nesting_level), None
         backend = DaskDistributedBackend(
             nesting_level=(self.nesting_level or 0) + 1,
             inner_max_num_threads=self.inner_max_num_threads,

@@ -1,4 +1,4 @@
-"""The only module that touches `distributed.Client`.
+"""What the driver needs of a `distributed.Client`.
 
 Does not cover: where the client comes from, see `driver.sources`; what is sent when, and
 what an end means for the call, see `driver.call`.

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from distributed import get_worker, rejoin, secede
 
-from joblib_distributed.worker.interrupt import Interrupted
+from joblib_distributed.worker.interrupt import Interrupted, shielded
 
 
 class _ThisThread(threading.local):
@@ -49,13 +49,16 @@ def seceded() -> Iterator[None]:
             if _this_thread.waiting == 0 and _this_thread.left:
                 _this_thread.left = False
                 if not unwanted:
-                    rejoin()
+                    # Interrupted half-way, the pool would count on a thread that ends.
+                    with shielded():
+                        rejoin()
 
 
 def _leave_pool() -> bool:
     try:
         get_worker()
-        secede()
+        with shielded():
+            secede()
     except ValueError:  # not in a task
         return False
     except (AttributeError, KeyError):  # not a thread of the pool, or no longer one

@@ -8,7 +8,8 @@ Guarantees
 - `Interrupted` is only ever raised inside `interruptible`, never in the engine's code
   around it, and never in a task of another call.
 - A task that catches `Interrupted`, or loses it in a destructor, gets another.
-- A thread is not interrupted while it imports a module.
+- A thread is not interrupted while it imports a module, as far as can be seen from
+  outside, nor inside `shielded`.
 
 They rest on CPython's ``PyThreadState_SetAsyncExc`` (elsewhere nothing is injected) and
 on ``dict.setdefault`` being atomic. Injections are only decided on while the frame of
@@ -24,7 +25,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Literal
 
@@ -51,8 +52,8 @@ class Interrupted(BaseException):
 class _Run:
     """One run of `interruptible` on one thread.
 
-    Whoever has the turn may act: the interrupter inject, the runner close the run. The
-    interrupter gives the turn back, the runner keeps it.
+    Whoever has the turn may act: the interrupter inject, the runner close the run, or do
+    what must not be interrupted. Only who closes the run keeps the turn.
     """
 
     def __init__(self, call: str) -> None:
@@ -83,6 +84,18 @@ class _Run:
         if self._injected:
             self._absorb()
 
+    def shield(self) -> None:
+        """Let nothing be injected until `unshield`; may raise `Interrupted` before."""
+        while not self._take_turn("runner"):
+            time.sleep(0)
+        if self._injected:
+            self._absorb()
+
+    def unshield(self) -> None:
+        """Give back what `shield` has taken, if it has."""
+        if self._turn.get("turn") == "runner":
+            del self._turn["turn"]
+
     def _absorb(self) -> None:
         """Have the runner's pending injection raised here, if there is one.
 
@@ -108,11 +121,12 @@ class _Run:
 
     def interrupt(self) -> None:
         """Inject until the run has ended."""
-        while not self.ended.is_set() and self._take_turn("interrupter"):
-            if _is_in_function(self.thread, self.frame):
-                self._injected = True
-                _inject(self.thread)
-            del self._turn["turn"]
+        while not self.ended.is_set():
+            if self._take_turn("interrupter"):
+                if _is_in_function(self.thread, self.frame):
+                    self._injected = True
+                    _inject(self.thread)
+                del self._turn["turn"]
             self.ended.wait(INTERVAL)
 
 
@@ -171,6 +185,25 @@ def _call(run: _Run, function: Callable[[], None]) -> BaseException | None:
     except BaseException as error:  # whatever it is, the run must be closed first
         return error
     return None
+
+
+@contextlib.contextmanager
+def shielded() -> Iterator[None]:
+    """Let nothing in this block be interrupted.
+
+    For what would leave the engine in disorder if it were left half done. May raise
+    `Interrupted` before the block is entered.
+    """
+    thread = threading.get_ident()
+    mine = [run for run in list(_runs.values()) if run.thread == thread]
+    try:
+        for run in mine:
+            run.shield()
+        yield
+    finally:
+        # The outermost first: if that is interrupted now, the inner ones end with it.
+        for run in mine:
+            run.unshield()
 
 
 def is_unwanted(call: str) -> bool:

@@ -1,0 +1,71 @@
+"""What is said of clusters that cannot serve a call."""
+
+from __future__ import annotations
+
+import pytest
+
+from joblib_distributed.driver import refusals
+from joblib_distributed.errors import ClusterClosedError, SchedulerUnreachableError
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("scheduler.json", True),
+        ("/shared/scheduler.json", True),
+        ("shared/scheduler", True),
+        ("./scheduler", True),
+        ("C:\\shared\\scheduler", True),
+        ("localhost", False),
+        ("localhost:8786", False),
+        ("10.0.0.1:8786", False),
+        ("[::1]:8786", False),
+        ("tcp://10.0.0.1:8786", False),
+        ("tls://scheduler.example:8786", False),
+        ("inproc://10.0.0.1/4/1", False),
+        ("wss://example/path/scheduler.json", False),
+    ],
+)
+def test_looks_like_path(host: str, expected: bool) -> None:
+    assert refusals.looks_like_path(host) is expected
+
+
+def test_no_scheduler_file() -> None:
+    error = refusals.no_scheduler_file("/shared/scheduler.json")
+    assert type(error) is SchedulerUnreachableError
+    assert str(error) == (
+        "There is no scheduler file scheduler_host='/shared/scheduler.json'. A scheduler "
+        "writes it when it starts with --scheduler-file; check the path, and that this "
+        "machine sees the same folder."
+    )
+
+
+def test_already_closed() -> None:
+    error = refusals.already_closed("<Client>")
+    assert type(error) is ClusterClosedError
+    assert str(error) == (
+        "The dask client '<Client>' is closed, or its cluster is: nothing can run on it. "
+        "Make a new client, or leave client= out to use the current one."
+    )
+
+
+def test_no_scheduler_tells_what_it_is_because_of() -> None:
+    first = ConnectionRefusedError("refused")
+    second = OSError("no connection")
+    second.__cause__ = first
+    last = TimeoutError("timed out after 30 s")
+    last.__cause__ = second
+    last.__context__ = KeyError("not this")
+    error = refusals.no_scheduler("host:1", last)
+    assert type(error) is SchedulerUnreachableError
+    assert str(error) == (
+        "No dask scheduler could be reached at scheduler_host='host:1': timed out after "
+        "30 s, because of OSError: no connection, because of ConnectionRefusedError: "
+        "refused. Check host and port (a scheduler prints its address when it starts, "
+        "and 8786 is its usual port), and that no firewall is between."
+    )
+
+
+def test_no_scheduler_without_a_cause() -> None:
+    message = str(refusals.no_scheduler("host:1", ValueError("no port")))
+    assert "scheduler_host='host:1': no port. Check host and port" in message
