@@ -52,8 +52,8 @@ OWNER = ".owner"
 RESULT = ".result."
 
 #: What the cap is of the file system's size, or of the memory that this process may use.
-#: A guess: together with what is mapped it must leave room for the work itself.
-CAP_SHARE = 0.25
+#: A guess: it is memory that nothing else can have until this process ends.
+CAP_SHARE = 0.125
 
 #: The most that one write call is given: Linux takes up to 2 GiB at once.
 WRITE_STEP = 2**30
@@ -495,10 +495,8 @@ def _file_system(path: Path) -> str:
 def _memory() -> int:
     """Return the bytes of memory that this process may use at most."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for limit in (
-        "/sys/fs/cgroup/memory.max",
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-    ):
+    cgroup = Path("/sys/fs/cgroup")
+    for limit in (cgroup / "memory.max", cgroup / "memory" / "memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):
-            total = min(total, int(Path(limit).read_text()))
+            total = min(total, int(limit.read_text()))
     return total

@@ -224,9 +224,9 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         joblib_hooks.pack_when_read(self.parallel, self._call.pack_task)
 
     def _sharing(self, cluster: Cluster) -> tuple[Sharing | None, HostStore | None]:
-        """Share large data if the workers see the store of this host."""
+        """Share large data unless workers were found not to see this host's store."""
         least = self._memory.max_nbytes
-        if least is None or not cluster.is_embedded:
+        if least is None or cluster.is_elsewhere:
             return None, None
         store = host_store(self._memory.temp_folder)
         if not store.identity:

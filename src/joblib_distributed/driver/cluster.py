@@ -77,6 +77,9 @@ Post = Callable[[Event], None]
 #: Addresses of the workers that passed `Cluster.check_workers`.
 _checked: weakref.WeakKeyDictionary[Client, set[str]] = weakref.WeakKeyDictionary()
 
+#: Clients of clusters with workers that do not see the store of this host.
+_elsewhere: weakref.WeakSet[Client] = weakref.WeakSet()
+
 #: For whom, on each client's cluster, it is the turn to run a suspect.
 _turns: weakref.WeakKeyDictionary[Client, Turns] = weakref.WeakKeyDictionary()
 
@@ -116,6 +119,15 @@ class Cluster:
     def turns(self) -> Turns:
         """For whom of all calls on this client's cluster it is the turn."""
         return _turns.setdefault(self.client, Turns())
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether a worker has not found buffers that this host's store has."""
+        return self.client in _elsewhere
+
+    def note_elsewhere(self) -> None:
+        """Have later calls send large data along rather than share it."""
+        _elsewhere.add(self.client)
 
     @property
     def is_embedded(self) -> bool:

@@ -224,6 +224,8 @@ class RunningCall:
                 continue
             if event is None:
                 self._jobs.put(None)
+                if self._store is not None:
+                    self._store.trim()
                 return
             self._handle(event)
             del event  # it holds results
@@ -284,6 +286,8 @@ class RunningCall:
 
     def _send(self, send: Send) -> None:
         self._sent_at[send.key] = time.monotonic()
+        if send.with_buffers:
+            self._cluster.note_elsewhere()
         batch = BatchPayload(
             self.id,
             self._context,

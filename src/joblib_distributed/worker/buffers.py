@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from joblib_distributed.data.buffers import pack, pack_apart
 from joblib_distributed.data.host import host_store
@@ -17,11 +16,12 @@ from joblib_distributed.data.outcome import Kind, Outcome
 from joblib_distributed.data.payload import Sharing
 from joblib_distributed.data.store import NoRoomError
 from joblib_distributed.errors import BufferMissingError
+from joblib_distributed.worker.interrupt import shielded
 
 
 def find_buffers(
     names: Sequence[str], sharing: Sharing, sent: Mapping[str, bytes]
-) -> list[Any]:
+) -> list[memoryview]:
     """Return buffers of this host as the user wants to have them.
 
     Parameters
@@ -42,29 +42,33 @@ def find_buffers(
     BufferMissingError
         If this host has not got one.
     """
+    # Interrupted half-way, a file would stay open and locked.
+    with shielded():
+        return [_find_buffer(name, sharing, sent) for name in names]
+
+
+def _find_buffer(name: str, sharing: Sharing, sent: Mapping[str, bytes]) -> memoryview:
     store = host_store(sharing.temp_folder)
-    found = []
-    for name in names:
-        if sharing.mmap_mode == "r":
-            buffer = store.get(name)
-            view = None if buffer is None else buffer.view
-        else:
-            view = store.get_private(name)
-        if view is None:
-            if name not in sent:
-                raise BufferMissingError(name)
-            view = memoryview(sent[name])
-            view = view if sharing.mmap_mode == "r" else memoryview(bytearray(view))
-        found.append(view)
-    return found
+    if sharing.mmap_mode != "r":
+        private = store.get_private(name)
+        if private is not None:
+            return private
+    else:
+        buffer = store.get(name)
+        if buffer is not None:
+            return buffer.view
+    if name not in sent:
+        raise BufferMissingError(name)
+    view = memoryview(sent[name])
+    return view if sharing.mmap_mode == "r" else memoryview(bytearray(view))
 
 
 def pack_result(value: object, sharing: Sharing) -> Outcome:
-    """Pack what a task gave, its large buffers through the store if the driver sees it."""
+    """Pack what a task gave; large buffers through the store if the driver sees it."""
     store = host_store(sharing.temp_folder)
     if store.identity and store.identity == sharing.host:
         apart = pack_apart(value, sharing.least)
-        with contextlib.suppress(NoRoomError):
+        with contextlib.suppress(NoRoomError), shielded():
             names = [store.put_result(sharing.owner, view) for view in apart.buffers]
             return Outcome(Kind.VALUE, 0.0, apart.packed, names, apart.strings)
     return Outcome(Kind.VALUE, 0.0, pack(value))
