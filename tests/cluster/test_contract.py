@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import joblib
 import numpy as np
@@ -355,3 +355,23 @@ def test_duration_of_batches_is_the_workers_own(backend: object) -> None:
         parallel(delayed(time.sleep)(0.25) for _ in range(4))
         parallel(delayed(time.sleep)(0.25) for _ in range(4))
         assert parallel.n_dispatched_batches == 4
+
+
+class Counting(DaskDistributedBackend):
+    """Counts the calls of each `Parallel`, as a user's subclass may."""
+
+    started: ClassVar[list[str]] = []
+
+    def start_call(self) -> None:
+        self.started.append(self.name)
+        super().start_call()
+
+
+def test_subclass_keeps_its_class_and_attributes(embedded_client: Client) -> None:
+    backend = Counting(n_workers=2)
+    backend.name = "mine"
+    Counting.started.clear()
+    with joblib.parallel_config(backend=backend):
+        for _ in range(2):
+            assert Parallel(n_jobs=2)(delayed(abs)(-i) for i in range(3)) == [0, 1, 2]
+    assert Counting.started == ["mine", "mine"]

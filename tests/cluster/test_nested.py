@@ -72,7 +72,7 @@ def describe_nested() -> tuple[str, int, Any, int]:
             type(bound).__name__,
             n_jobs,
             (bound.options.retries, bound.options.priority),
-            bound.nesting_level,
+            bound.depth,
         )
 
 

@@ -185,7 +185,7 @@ def test_keys_are_fresh_and_named_after_the_function() -> None:
     [
         (["f"], "batch_of_f"),
         (["f", "f"], "batch_of_f"),
-        (["g", "f"], "mixed_batch_of_f"),
+        (["g", "f"], "mixed_batch_of_g"),
         (["<lambda>"], "batch_of_<lambda>"),
         (["a-b-c"], "batch_of_a_b_c"),
         ([], "mixed_batch_of_nothing"),
@@ -198,7 +198,7 @@ def test_batch_name(names: list[str], expected: str) -> None:
 def test_mixed_batch_has_its_name_in_its_key() -> None:
     tasks = [task(0, "g"), task(1, "f")]
     assert new_call().handle(Dispatched(0, tasks)) == [
-        Send("mixed_batch_of_f-c-1", tasks)
+        Send("mixed_batch_of_g-c-1", tasks)
     ]
 
 

@@ -8,7 +8,6 @@ answers with a backend of its own for that one, through `FallbackToBackend`.
 from __future__ import annotations
 
 import contextlib
-import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -91,6 +90,10 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
             nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads
         )
         self.options = Options.from_keywords(options)
+        #: How many calls of ours are around this one. Not joblib's `nesting_level`, by
+        #: which its own backends, inside our tasks, choose threads or none: a task is
+        #: in a process of its own, where that count begins anew.
+        self.depth = 0
         #: The `Parallel` this backend belongs to; None for a front.
         self.parallel: Any = None
         self._cluster: Cluster | None = None
@@ -104,6 +107,7 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
             self.options.portable(),
             self.nesting_level,
             self.inner_max_num_threads,
+            self.depth,
         )
 
     # --------------------------------------------------------------- before a call
@@ -177,13 +181,16 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         self._memory = Memory.of(keywords)
         cluster = self._find_cluster()
         jobs = self._jobs_for_joblib(n_jobs)
-        if jobs > 1 and self.nesting_level in (0, None):
+        if jobs > 1 and self.depth == 0:
             cluster.check_workers()
         return jobs
 
     def _belonging_to(self, parallel: Any, options: Options) -> DaskDistributedBackend:
-        backend = copy.copy(self)  # of a subclass of the user's, too
+        # Of a subclass of the user's, too; `copy` would go through `__reduce__`.
+        backend = object.__new__(type(self))
+        backend.__dict__.update(self.__dict__)
         backend._cluster = None
+        backend._call = None
         backend.options = options
         backend.parallel = parallel
         return backend
@@ -249,12 +256,13 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
 
     def get_nested_backend(self) -> tuple[ParallelBackendBase, int | None]:
         """Return the backend, and its ``n_jobs``, of calls inside the tasks."""
-        if (self.nesting_level or 0) >= MOST_NESTED:
+        if self.depth >= MOST_NESTED:
             return SequentialBackend(nesting_level=self.nesting_level), None
         backend = DaskDistributedBackend(
-            nesting_level=(self.nesting_level or 0) + 1,
+            nesting_level=self.nesting_level,
             inner_max_num_threads=self.inner_max_num_threads,
         )
+        backend.depth = self.depth + 1
         backend.options = self.options.nested()
         return backend, -1
 
@@ -331,10 +339,14 @@ class Memory(NamedTuple):
 
 
 def _rebuild(
-    options: Options, nesting_level: int | None, inner_max_num_threads: int | None
+    options: Options,
+    nesting_level: int | None,
+    inner_max_num_threads: int | None,
+    depth: int,
 ) -> DaskDistributedBackend:
     backend = DaskDistributedBackend(
         nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads
     )
     backend.options = options
+    backend.depth = depth
     return backend

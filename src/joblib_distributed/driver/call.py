@@ -367,10 +367,11 @@ def _patience(attempt: _Attempt) -> int:
 
 
 def batch_name(tasks: Iterable[PackedTask]) -> str:
-    """Name a batch after its functions, as dask's dashboard is to show it."""
-    names = {task.name for task in tasks}
-    prefix = "batch_of" if len(names) == 1 else "mixed_batch_of"
-    return f"{prefix}_{min(names, default='nothing').replace('-', '_')}"
+    """Name a batch after its first function, as dask's dashboard is to show it."""
+    names = [task.name for task in tasks]
+    prefix = "batch_of" if len(set(names)) == 1 else "mixed_batch_of"
+    first = names[0] if names else "nothing"
+    return f"{prefix}_{first.replace('-', '_')}"
 
 
 def _worker_died(entry: _Entry, detail: str) -> TaskError:
