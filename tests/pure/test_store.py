@@ -555,7 +555,7 @@ def test_a_forked_child_leaves_the_store_to_its_parent(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-# ----------------------------------------------------------------- folders that will not do
+# --------------------------------------------------------------- folders that will not do
 def make_link(folder: Path) -> None:
     (folder.parent / "target").mkdir(0o700)
     folder.symlink_to(folder.parent / "target")
