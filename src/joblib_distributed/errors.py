@@ -12,6 +12,7 @@
     |   +-- ClusterClosedError
     |   +-- AsynchronousClientError
     |   +-- EnvironmentMismatchError
+    +-- BufferMissingError                  inside of us: a host has not got a buffer
     +-- TaskError                           one task failed for a reason of ours
         +-- NotATaskError (TypeError)       the iterable yielded something else
         +-- TaskPackingError (PicklingError)    arguments that cannot be sent

@@ -61,13 +61,11 @@ def reduce_array(value: Any, least: int) -> Any:
 def _rebuild(
     buffer: Any, dtype: Any, shape: tuple[int, ...], order: Any, kind_name: str
 ) -> Any:
-    import numpy
-
+    numpy = sys.modules["numpy"]  # the dtype has imported it
     array: Any = numpy.ndarray(shape, dtype, buffer=buffer, order=order)
     return array.view(getattr(numpy, kind_name)) if kind_name else array
 
 
 def _rebuild_masked(data: Any, mask: Any, fill_value: Any, hard: bool) -> Any:
-    import numpy
-
+    numpy = sys.modules["numpy"]
     return numpy.ma.MaskedArray(data, mask, fill_value=fill_value, hard_mask=hard)

@@ -169,8 +169,14 @@ def _traceback_of(error: BaseException) -> str:
         return "".join(traceback.format_tb(error.__traceback__))
 
 
-def unpack_value(outcome: Outcome, index: int, function: str) -> Any:
-    """Rebuild a task's result.
+def unpack_value(
+    packed: bytes | memoryview,
+    index: int,
+    function: str,
+    buffers: Sequence[Any] = (),
+    strings: int = 0,
+) -> Any:
+    """Rebuild a task's result, of its pickle and its large buffers.
 
     Raises
     ------
@@ -178,7 +184,7 @@ def unpack_value(outcome: Outcome, index: int, function: str) -> Any:
         If it cannot be rebuilt.
     """
     try:
-        return unpack_apart(outcome.packed, outcome.buffers, outcome.strings)
+        return unpack_apart(packed, buffers, strings)
     except KeyboardInterrupt:
         raise
     except BaseException as error:

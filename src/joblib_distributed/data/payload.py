@@ -231,7 +231,8 @@ class Packer:
         except BaseException as error:
             raise _packing_error(index, name, "its function", error) from error
         digest = hashlib.blake2b(packed, digest_size=16)
-        digest.update(repr(shared.references).encode())
+        if shared.buffers:
+            digest.update(repr(shared.references).encode())
         key = digest.digest()
         packed = self._packed.setdefault(key, packed)
         if _is_stateless(function):

@@ -28,10 +28,15 @@ import os
 import secrets
 import stat
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 
 from joblib_distributed.data.buffers import size_of
+from joblib_distributed.data.folders import (
+    StoreError,
+    check_file_system,
+    check_own,
+    memory_limit,
+)
 from joblib_distributed.data.mapping import map_file
 
 try:
@@ -57,10 +62,6 @@ CAP_SHARE = 0.125
 
 #: The most that one write call is given: Linux takes up to 2 GiB at once.
 WRITE_STEP = 2**30
-
-
-class StoreError(OSError):
-    """A folder cannot be a store; the text says why."""
 
 
 class NoRoomError(OSError):
@@ -89,14 +90,16 @@ class Store:
         if fcntl is None:
             raise StoreError("this system has no file locks (fcntl)")
         self.folder = Path(parent) / f"joblib-distributed-{os.getuid()}"
-        _check_file_system(Path(parent))
+        check_file_system(Path(parent))
         self._host = -1
         self._process = os.getpid()
         #: What tells this store from any other: the same for all processes that see
         #: this very folder, whatever their host names and addresses.
         self.identity = self._enter()
         size = os.statvfs(self.folder)
-        self.cap = cap or int(CAP_SHARE * min(size.f_blocks * size.f_frsize, _memory()))
+        self.cap = cap or int(
+            CAP_SHARE * min(size.f_blocks * size.f_frsize, memory_limit())
+        )
         self._mapped: weakref.WeakValueDictionary[str, Buffer] = (
             weakref.WeakValueDictionary()
         )
@@ -108,7 +111,7 @@ class Store:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(self.folder, 0o700)
             try:
-                _check_own(self.folder)
+                check_own(self.folder)
             except FileNotFoundError:  # removed by the last one out
                 continue
             identity = self._enter_host()
@@ -325,8 +328,20 @@ class Store:
         return nbytes <= 0
 
     def _evict(self, name: str) -> bool:
-        with self._locked(name) as locked:
-            return locked
+        """Remove a file that nobody has locked; tell whether there was one."""
+        try:
+            descriptor = os.open(self.folder / name, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_nlink:
+                os.unlink(self.folder / name)
+        except (BlockingIOError, FileNotFoundError):
+            return False
+        finally:
+            os.close(descriptor)
+        return True
 
     def sweep(self) -> None:
         """Remove what processes that have died were writing, or had asked for."""
@@ -338,24 +353,6 @@ class Store:
         for name in names:
             if RESULT in name and name.partition(RESULT)[0] not in owners:
                 self._evict(name)
-
-    @contextlib.contextmanager
-    def _locked(self, name: str) -> Iterator[bool]:
-        """Remove a file that nobody has locked; tell whether there was one."""
-        try:
-            descriptor = os.open(self.folder / name, os.O_RDONLY | os.O_NOFOLLOW)
-        except OSError:
-            yield False
-            return
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_nlink:
-                os.unlink(self.folder / name)
-            yield True
-        except (BlockingIOError, FileNotFoundError):
-            yield False
-        finally:
-            os.close(descriptor)
 
 
 class Buffer:
@@ -447,56 +444,3 @@ class Part:
                 os.unlink(self._path)
         os.close(self._descriptor)
         self._descriptor = -1
-
-
-def _check_own(folder: Path) -> None:
-    found = os.lstat(folder)
-    if stat.S_ISLNK(found.st_mode):
-        raise StoreError(f"{folder} is a link, which another user may have made")
-    if not stat.S_ISDIR(found.st_mode):
-        raise StoreError(f"{folder} is no folder")
-    if found.st_uid != os.getuid():
-        raise StoreError(f"{folder} belongs to user {found.st_uid}, not to this one")
-    if stat.S_IMODE(found.st_mode) & 0o077:
-        raise StoreError(f"{folder} is open to other users: its mode must be 0700")
-
-
-#: File systems on which locks and mappings do not mean what we need: as they are called
-#: in /proc/mounts.
-_REMOTE = {
-    "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gpfs",
-    "beegfs", "glusterfs", "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.ceph",
-    "virtiofs", "ocfs2", "gfs2",
-}  # fmt: skip
-
-
-def _check_file_system(parent: Path) -> None:
-    kind = _file_system(parent)
-    if kind in _REMOTE:
-        raise StoreError(f"{parent} is on a network file system ({kind})")
-
-
-def _file_system(path: Path) -> str:
-    """Return the type of the file system of a path; empty where nobody says."""
-    try:
-        lines = Path("/proc/self/mounts").read_text().splitlines()
-    except OSError:
-        return ""
-    best, kind = "", ""
-    resolved = os.path.realpath(path) + "/"
-    for line in lines:
-        _, mounted, found, *_ = line.split()
-        place = mounted.encode().decode("unicode_escape").rstrip("/") + "/"
-        if resolved.startswith(place) and len(place) >= len(best):
-            best, kind = place, found
-    return kind
-
-
-def _memory() -> int:
-    """Return the bytes of memory that this process may use at most."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    cgroup = Path("/sys/fs/cgroup")
-    for limit in (cgroup / "memory.max", cgroup / "memory" / "memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):
-            total = min(total, int(limit.read_text()))
-    return total

@@ -385,7 +385,13 @@ def _unpack(result: Deliver | DeliverError) -> Values | Error:
         if isinstance(result, Deliver):
             return Values(
                 [
-                    unpack_value(outcome, task.index, task.name)
+                    unpack_value(
+                        outcome.packed,
+                        task.index,
+                        task.name,
+                        outcome.buffers,
+                        outcome.strings,
+                    )
                     for task, outcome in zip(result.tasks, result.outcomes, strict=True)
                 ]
             )
