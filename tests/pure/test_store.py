@@ -377,7 +377,7 @@ def test_who_receives_begins_anew_what_a_killed_process_left(
     buffer = part.publish()
     part.close()
     assert buffer is not None
-    assert bytes(buffer.view) == b"content"
+    assert (store.folder / wanted).read_bytes() == b"content"
 
 
 def test_who_opens_a_store_sweeps_it(
@@ -635,6 +635,16 @@ def test_no_room_is_an_error_not_a_crash(small: Path) -> None:
     del used
     assert bytes(put(store, half(2)).view) == half(2)
     assert files(store) == {name(half(2))}
+    store.close()
+
+
+def test_room_is_made_where_the_cap_leaves_none(small: Path) -> None:
+    """Somebody else fills the file system, too."""
+    store = Store(small, cap=10**9)
+    put(store, half(1))
+    buffer = put(store, half(2))
+    assert bytes(buffer.view) == half(2)
+    assert files(store) == {buffer.name}
     store.close()
 
 
