@@ -21,7 +21,7 @@ from joblib_distributed.data.folders import StoreError
 from joblib_distributed.data.host import HostStore
 from joblib_distributed.data.store import HOST, Buffer, NoRoomError, Store
 
-pytest.importorskip("fcntl")
+fcntl = pytest.importorskip("fcntl")
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
 
@@ -389,6 +389,46 @@ def test_who_opens_a_store_sweeps_it(
     assert files(store) == {name(b"x") + ".part"}
     open_store()
     assert files(store) == set()
+
+
+def own(store: Store) -> None:
+    os.close(store.own("me"))
+
+
+@pytest.mark.xfail(strict=True, reason="what a sweep may meet is not tried again")
+@pytest.mark.parametrize(
+    ("write", "expected"),
+    [
+        (lambda store: put(store, b"content").name, name(b"content")),
+        (lambda store: store.put_result("me", memoryview(b"x"))[:10], "me.result."),
+        (own, "me.owner"),
+    ],
+    ids=["buffer", "result", "owner"],
+)
+def test_a_sweep_between_making_a_file_and_locking_it(
+    open_store: Callable[..., Store],
+    monkeypatch: pytest.MonkeyPatch,
+    write: Callable[[Store], object],
+    expected: str,
+) -> None:
+    """1. A file is made. 2. A sweep locks and removes it. 3. Its maker locks it."""
+    store, other = open_store(), open_store()
+    flock = fcntl.flock
+    swept: list[int] = []
+
+    def flock_after_a_sweep(descriptor: int, operation: int) -> None:
+        if not swept and operation & fcntl.LOCK_EX:
+            swept.append(descriptor)
+            other.sweep()
+            if operation & fcntl.LOCK_NB:
+                raise BlockingIOError("the sweep had not let go yet")
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock_after_a_sweep)
+    write(store)
+    assert swept
+    (left,) = files(store)
+    assert left.startswith(expected)
 
 
 # ------------------------------------------------------------------------------- results
