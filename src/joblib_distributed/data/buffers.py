@@ -52,13 +52,16 @@ class _BytesPickler(_Pickler):
     def __init__(self, file: io.BytesIO, least: int) -> None:
         super().__init__(file, least)
         self.large: list[memoryview] = []
+        self._places: dict[int, int] = {}
 
     def persistent_id(self, value: Any) -> tuple[str, int] | None:
         """Refer to a large ``bytes`` or ``bytearray`` by its place in `large`."""
         if type(value) not in (bytes, bytearray) or len(value) < self._least:
             return None
-        self.large.append(memoryview(value))
-        return type(value).__name__, len(self.large) - 1
+        place = self._places.setdefault(id(value), len(self.large))
+        if place == len(self.large):
+            self.large.append(memoryview(value))
+        return type(value).__name__, place
 
 
 class _BytesUnpickler(pickle.Unpickler):
@@ -67,10 +70,14 @@ class _BytesUnpickler(pickle.Unpickler):
     ) -> None:
         super().__init__(io.BytesIO(packed), buffers=buffers)
         self._large = large
+        self._loaded: dict[int, bytes | bytearray] = {}
 
     def persistent_load(self, pid: tuple[str, int]) -> bytes | bytearray:
         kind, place = pid
-        return (bytearray if kind == "bytearray" else bytes)(self._large[place])
+        if place not in self._loaded:  # one object stays one
+            made = bytearray if kind == "bytearray" else bytes
+            self._loaded[place] = made(self._large[place])
+        return self._loaded[place]
 
 
 def pack(value: object) -> bytes:

@@ -19,7 +19,8 @@ from collections.abc import Iterator, Sequence
 
 from joblib_distributed.data.buffers import name_of
 from joblib_distributed.data.outcome import Outcome
-from joblib_distributed.data.store import Buffer, NoRoomError, Store
+from joblib_distributed.data.store import Buffer, Store
+from joblib_distributed.data.writing import NoRoomError
 
 
 class HostStore:
@@ -98,6 +99,11 @@ class HostStore:
             if found is not None:
                 return found
         return None
+
+    def drop_results(self, owner: str) -> None:
+        """Remove results that nobody has taken."""
+        for store in self.stores:
+            store.drop_results(owner)
 
     def trim(self) -> None:
         """Evict what is above the caps and not in use."""

@@ -26,11 +26,10 @@ import contextlib
 import errno
 import os
 import secrets
-import stat
 import weakref
 from pathlib import Path
 
-from joblib_distributed.data.buffers import size_of
+from joblib_distributed.data.buffers import name_of, size_of
 from joblib_distributed.data.folders import (
     StoreError,
     check_file_system,
@@ -38,6 +37,7 @@ from joblib_distributed.data.folders import (
     memory_limit,
 )
 from joblib_distributed.data.mapping import map_file
+from joblib_distributed.data.writing import Part
 
 try:
     import fcntl
@@ -59,13 +59,6 @@ RESULT = ".result."
 #: What the cap is of the file system's size, or of the memory that this process may use.
 #: A guess: it is memory that nothing else can have until this process ends.
 CAP_SHARE = 0.125
-
-#: The most that one write call is given: Linux takes up to 2 GiB at once.
-WRITE_STEP = 2**30
-
-
-class NoRoomError(OSError):
-    """A buffer does not fit into a store, also after evicting what is not in use."""
 
 
 class Store:
@@ -224,7 +217,9 @@ class Store:
         return buffer
 
     def put(self, name: str, content: memoryview) -> Buffer:
-        """Return the buffer with this name, writing it if it is not here.
+        """Return the buffer with this content, writing it if it is not here.
+
+        Its name is that of what was written, should the content change meanwhile.
 
         Raises
         ------
@@ -238,6 +233,8 @@ class Store:
             writing = Part(self, name, f"{name}.{secrets.token_hex(8)}{PART}")
             try:
                 writing.write(content)
+                # Another thread may have changed the array since its name was found.
+                writing.name = name_of(map_file(writing.descriptor, content.nbytes))
                 buffer = writing.publish()
             finally:
                 writing.close()
@@ -259,12 +256,18 @@ class Store:
     def own(self, owner: str) -> int:
         """Make results of this owner last until the descriptor returned is closed."""
         path = self.folder / (owner + OWNER)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        return descriptor
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                return descriptor
+            os.close(descriptor)  # swept before it was locked
 
     def put_result(self, owner: str, content: memoryview) -> str:
-        """Write a piece of a result for its owner to `take`; return its name."""
+        """Write a piece of a result for its owner to `take`; return its name.
+
+        What follows a ``-`` in `owner` is the owner's own business.
+        """
         name = f"{owner}{RESULT}{secrets.token_hex(8)}-{content.nbytes}"
         writing = Part(self, name, name + PART)
         try:
@@ -273,6 +276,13 @@ class Store:
         finally:
             writing.close()
         return name
+
+    def drop_results(self, owner: str) -> None:
+        """Remove the results of this owner that were not taken."""
+        for name in os.listdir(self.folder):
+            if name.startswith(owner + RESULT):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.folder / name)
 
     def receive(self, name: str) -> Part | None:
         """Become the one process of the host that brings a buffer here.
@@ -283,7 +293,7 @@ class Store:
             None while another process is at it.
         """
         try:
-            return Part(self, name, name + PART)
+            return Part(self, name, name + PART, contested=True)
         except BlockingIOError:
             return None
 
@@ -351,7 +361,7 @@ class Store:
                 self._evict(name)
         owners = {name.removesuffix(OWNER) for name in os.listdir(self.folder)}
         for name in names:
-            if RESULT in name and name.partition(RESULT)[0] not in owners:
+            if RESULT in name and name.partition("-")[0].partition(".")[0] not in owners:
                 self._evict(name)
 
 
@@ -363,84 +373,3 @@ class Buffer:
         self.view = view
         #: Keeps the store's place at the host.
         self.store = store
-
-
-class Part:
-    """A buffer that is being written.
-
-    Raises
-    ------
-    BlockingIOError
-        If another process is writing this very file.
-    """
-
-    def __init__(self, store: Store, name: str, file_name: str) -> None:
-        self._store = store
-        self.name = name
-        self._path = store.folder / file_name
-        self.written = 0
-        self._descriptor = self._create()
-        store.trim(size_of(name))
-
-    def _create(self) -> int:
-        while True:
-            descriptor = os.open(
-                self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600
-            )
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-                raise
-            if os.fstat(descriptor).st_nlink:
-                os.ftruncate(descriptor, 0)  # of one that died
-                return descriptor
-            os.close(descriptor)  # published or swept in between
-
-    def write(self, content: memoryview) -> None:
-        """Append.
-
-        Raises
-        ------
-        NoRoomError
-            If the file system is full of what is in use.
-        """
-        while content.nbytes:
-            try:
-                done = os.pwrite(self._descriptor, content[:WRITE_STEP], self.written)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                if not self._store.evict_for(content.nbytes):
-                    raise NoRoomError(*error.args) from error
-                continue
-            self.written += done
-            content = content[done:]
-
-    def read(self, offset: int, nbytes: int) -> bytes:
-        """Return a piece of what is written."""
-        return os.pread(self._descriptor, nbytes, offset)
-
-    def publish(self) -> Buffer | None:
-        """Give the file its name; None if it was evicted before it could be mapped."""
-        os.fchmod(self._descriptor, stat.S_IRUSR)
-        os.rename(self._path, self._store.folder / self.name)
-        fcntl.flock(self._descriptor, fcntl.LOCK_SH)
-        if not os.fstat(self._descriptor).st_nlink:
-            return None
-        return self._store._map(self.name, self._descriptor)
-
-    def release(self) -> None:
-        """Give the file its name without using it here: others may evict it."""
-        os.fchmod(self._descriptor, stat.S_IRUSR)
-        os.rename(self._path, self._store.folder / self.name)
-
-    def close(self) -> None:
-        """Let go; what was not published is removed."""
-        if self._descriptor < 0:
-            return
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(self._path), os.fstat(self._descriptor)):
-                os.unlink(self._path)
-        os.close(self._descriptor)
-        self._descriptor = -1

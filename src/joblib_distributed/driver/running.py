@@ -129,6 +129,8 @@ class RunningCall:
         self._context = context
         self._carry_back = carry_back
         self._dispatch_more = dispatch_more
+        if sharing is not None:  # results that nobody takes can be told by their call
+            sharing = sharing._replace(owner=f"{sharing.owner}-{self.id}")
         self._sharing = sharing
         self._store = store
         self._packer = (
@@ -224,7 +226,8 @@ class RunningCall:
                 continue
             if event is None:
                 self._jobs.put(None)
-                if self._store is not None:
+                if self._store is not None and self._sharing is not None:
+                    self._store.drop_results(self._sharing.owner)
                     self._store.trim()
                 return
             self._handle(event)

@@ -14,7 +14,7 @@ from joblib_distributed.data.buffers import pack, pack_apart
 from joblib_distributed.data.host import host_store
 from joblib_distributed.data.outcome import Kind, Outcome
 from joblib_distributed.data.payload import Sharing
-from joblib_distributed.data.store import NoRoomError
+from joblib_distributed.data.writing import NoRoomError
 from joblib_distributed.errors import BufferMissingError
 from joblib_distributed.worker.interrupt import shielded
 
