@@ -269,7 +269,6 @@ def test_what_was_one_object_is_one(make: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray])
-@pytest.mark.xfail(strict=True, reason="each reference gets a copy of its own")
 def test_a_large_string_that_was_one_object_is_one(kind: Callable[[bytes], Any]) -> None:
     text = kind(b"ab" * LEAST)
     apart = pack_apart([text, text], LEAST)

@@ -19,7 +19,8 @@ from joblib_distributed.data import host
 from joblib_distributed.data.buffers import name_of, size_of
 from joblib_distributed.data.folders import StoreError
 from joblib_distributed.data.host import HostStore
-from joblib_distributed.data.store import HOST, Buffer, NoRoomError, Store
+from joblib_distributed.data.store import HOST, Buffer, Store
+from joblib_distributed.data.writing import NoRoomError
 
 fcntl = pytest.importorskip("fcntl")
 
@@ -395,7 +396,6 @@ def own(store: Store) -> None:
     os.close(store.own("me"))
 
 
-@pytest.mark.xfail(strict=True, reason="what a sweep may meet is not tried again")
 @pytest.mark.parametrize(
     ("write", "expected"),
     [
