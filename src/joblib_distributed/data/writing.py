@@ -58,8 +58,8 @@ class Part:
         self.name = name
         self._path = store.folder / file_name
         self.written = 0
-        self.descriptor = self._create()
         store.trim(size_of(name))
+        self.descriptor = self._create()
 
     def _create(self) -> int:
         while True:

@@ -298,7 +298,7 @@ class RunningCall:
             tuple((task.index, task.function_key, task.arguments) for task in send.tasks),
             _references(send.tasks),
             self._sharing,
-            _buffers(send.tasks) if send.with_buffers else {},
+            _buffers(send.tasks, all_of_them=send.with_buffers),
         )
         self._cluster.send(send.key, batch, self._options, self._events.put, self._store)
 
@@ -369,11 +369,13 @@ def _references(tasks: Iterable[PackedTask]) -> dict[int | bytes, References]:
     return found
 
 
-def _buffers(tasks: Iterable[PackedTask]) -> dict[str, bytes]:
+def _buffers(tasks: Iterable[PackedTask], all_of_them: bool) -> dict[str, bytes]:
+    """Return what is to be sent along: at least what no store had room for."""
     return {
         buffer.name: bytes(buffer.view)
         for task in tasks
         for buffer in (*task.shared.buffers, *task.function_shared.buffers)
+        if all_of_them or buffer.store is None
     }
 
 

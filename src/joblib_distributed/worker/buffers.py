@@ -7,11 +7,10 @@ joblib_distributed.data.store : where they lie.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from joblib_distributed.data.buffers import pack, pack_apart
-from joblib_distributed.data.host import host_store
+from joblib_distributed.data.host import HostStore, host_store
 from joblib_distributed.data.outcome import Kind, Outcome
 from joblib_distributed.data.payload import Sharing
 from joblib_distributed.data.writing import NoRoomError
@@ -68,7 +67,26 @@ def pack_result(value: object, sharing: Sharing) -> Outcome:
     store = host_store(sharing.temp_folder)
     if store.identity and store.identity == sharing.host:
         apart = pack_apart(value, sharing.least)
-        with contextlib.suppress(NoRoomError), shielded():
-            names = [store.put_result(sharing.owner, view) for view in apart.buffers]
-            return Outcome(Kind.VALUE, 0.0, apart.packed, names, apart.strings)
+        names: list[str] = []
+        with shielded():
+            try:
+                for view in apart.buffers:
+                    # One by one, so that those before one without room can be removed.
+                    names += [store.put_result(sharing.owner, view)]
+            except NoRoomError:
+                _discard(store, names)
+            else:
+                return Outcome(Kind.VALUE, 0.0, apart.packed, names, apart.strings)
     return Outcome(Kind.VALUE, 0.0, pack(value))
+
+
+def discard_results(outcomes: Iterable[Outcome], sharing: Sharing) -> None:
+    """Remove what `pack_result` wrote: nobody will take it."""
+    names = [str(name) for outcome in outcomes for name in outcome.buffers]
+    if names:
+        _discard(host_store(sharing.temp_folder), names)
+
+
+def _discard(store: HostStore, names: Iterable[str]) -> None:
+    for name in names:
+        store.take_result(name)

@@ -29,7 +29,7 @@ from joblib_distributed.data.outcome import (
 )
 from joblib_distributed.data.payload import BatchPayload, CallContext
 from joblib_distributed.errors import BufferMissingError
-from joblib_distributed.worker.buffers import find_buffers, pack_result
+from joblib_distributed.worker.buffers import discard_results, find_buffers, pack_result
 from joblib_distributed.worker.interrupt import Interrupted, interruptible, is_unwanted
 
 
@@ -54,6 +54,9 @@ def run_batch(*parts: object) -> bytes:
         _run_tasks(batch, worker, outcomes)
 
     interruptible(batch.call, run)
+    if batch.sharing is not None and is_unwanted(batch.call):
+        # The driver has removed what was there when its call ended; this came later.
+        discard_results(outcomes, batch.sharing)
     missing = len(batch.tasks) - len(outcomes)
     return pack_report(worker, outcomes + [NOT_RUN] * missing)
 
