@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from joblib_distributed.data.outcome import NOT_RUN, Kind, Outcome
+from joblib_distributed.data.outcome import MISSING, NOT_RUN, Kind, Outcome
 from joblib_distributed.data.payload import PackedTask
 from joblib_distributed.driver import call as ledger
 from joblib_distributed.driver.call import Call, batch_name
@@ -365,6 +365,69 @@ def test_a_value_of_a_late_attempt_is_not_mixed_in() -> None:
         Release([key(2)]),
         Deliver(0, tasks, [value(0), value(1)]),
     ]
+
+
+# ------------------------------------------------------------------- buffers not found
+def test_after_a_missing_buffer_the_rest_is_sent_with_buffers() -> None:
+    call = new_call(limit=2)
+    first, second, third, fourth = dispatch(call, 3, 1)
+    assert call.handle(finished(1, value(0), MISSING, NOT_RUN)) == [
+        Release([key(1)]),
+        Send(key(3), [second, third], with_buffers=True),
+    ]
+    assert call.handle(finished(3, value(1), value(2))) == [
+        Release([key(3)]),
+        Deliver(0, [first, second, third], [value(0), value(1), value(2)]),
+    ]
+    fifth = task(4)
+    assert call.handle(Dispatched(2, [fifth])) == [
+        Send(key(4), [fifth], with_buffers=True)
+    ]
+    assert call.handle(AttemptLost(key(2))) == [
+        Release([key(2)]),
+        Send(key(5), [fourth], with_buffers=True),
+    ]
+
+
+def test_a_missing_buffer_is_no_error_and_takes_no_retry() -> None:
+    call = new_call(retries=1)
+    (only,) = dispatch(call, 1)
+    for number in (1, 2):
+        assert call.handle(finished(number, MISSING)) == [
+            Release([key(number)]),
+            Send(key(number + 1), [only], with_buffers=True),
+        ]
+    call.handle(finished(3, error(0)))
+    assert call.handle(finished(4, error(0))) == [
+        Release([key(4)]),
+        DeliverError(0, only, error(0)),
+    ]
+
+
+def test_a_suspect_whose_buffer_is_missing_stays_alone() -> None:
+    call = new_call()
+    suspect, other = dispatch(call, 1, 1)
+    call.handle(finished(2, value(1)))
+    assert call.handle(AttemptKilled(key(1), "")) == [
+        Release([key(1)]),
+        alone(3, suspect),
+    ]
+    assert call.handle(finished(3, MISSING)) == [
+        Release([key(3)]),
+        Send(key(4), [suspect], solo=True, with_buffers=True),
+    ]
+    assert call.handle(finished(4, value(0))) == [
+        Release([key(4)]),
+        Deliver(0, [suspect], [value(0)]),
+    ]
+    assert other.index == 1
+
+
+def test_what_nobody_waits_for_is_not_sent_for_a_missing_buffer() -> None:
+    call = new_call()
+    dispatch(call, 1)
+    call.handle(Cancelled())
+    assert call.handle(finished(1, MISSING)) == []
 
 
 # ------------------------------------------------------------------------------- killed

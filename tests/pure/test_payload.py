@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from joblib_distributed.data import payload
+from joblib_distributed.data.buffers import Apart, pack_apart
 from joblib_distributed.data.payload import (
     PROTOCOL,
     REMEMBERED,
@@ -93,11 +94,11 @@ def test_tasks_are_counted_from_zero() -> None:
 def test_function_is_packed_once_for_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     values: list[object] = []
 
-    def counting_pack(value: object) -> bytes:
+    def counting_pack(value: object, least: int | None) -> Apart:
         values.append(value)
-        return pack(value)
+        return pack_apart(value, least)
 
-    monkeypatch.setattr(payload, "pack", counting_pack)
+    monkeypatch.setattr(payload, "pack_apart", counting_pack)
     packer = Packer()
     packed = [packer.pack_task(task_of(double, i)) for i in range(3)]
     assert values == [double, ((0,), {}), ((1,), {}), ((2,), {})]

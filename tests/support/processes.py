@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from types import TracebackType
 
 from distributed import Client
@@ -35,14 +36,23 @@ class CommandLineCluster:
         Threads of each.
     *for_scheduler : str
         Further arguments of ``dask scheduler``.
+    env : mapping, optional
+        Changes to the environment of all of them.
     """
 
-    def __init__(self, n_workers: int, nthreads: int, *for_scheduler: str) -> None:
+    def __init__(
+        self,
+        n_workers: int,
+        nthreads: int,
+        *for_scheduler: str,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="joblib-distributed-test-")
         self.scheduler_file = os.path.join(self._folder.name, "scheduler.json")
         self._n_workers = n_workers
         self._nthreads = nthreads
         self._for_scheduler = for_scheduler
+        self._env = dict(env or {})
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> CommandLineCluster:
@@ -116,7 +126,11 @@ class CommandLineCluster:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             # The workers must find the functions of the test modules.
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                **self._env,
+            },
             # A group of its own, so that a Ctrl-C of the developer ends it through us,
             # and an end of its own, should the test session be killed.
             start_new_session=True,

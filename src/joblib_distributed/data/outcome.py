@@ -14,7 +14,8 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from joblib_distributed.data.payload import PROTOCOL, pack, text_of
+from joblib_distributed.data.buffers import PROTOCOL, pack, unpack_apart
+from joblib_distributed.data.payload import text_of
 from joblib_distributed.errors import (
     ErrorTransferError,
     RemoteTraceback,
@@ -29,6 +30,8 @@ class Kind(enum.IntEnum):
     VALUE = 0
     ERROR = 1
     NOT_RUN = 2
+    #: The worker's host has not got a buffer that the task needs.
+    MISSING = 3
 
 
 class Stage(enum.IntEnum):
@@ -47,6 +50,10 @@ class Outcome(NamedTuple):
     duration: float
     #: Pickle of the value, or of a `Failure`; empty if not run.
     packed: bytes | memoryview = b""
+    #: Names of large buffers of the value in the driver's store, then the buffers.
+    buffers: Sequence[str | memoryview] = ()
+    #: How many of the first are whole ``bytes`` objects.
+    strings: int = 0
 
 
 class Failure(NamedTuple):
@@ -74,6 +81,7 @@ class Report(NamedTuple):
 
 
 NOT_RUN = Outcome(Kind.NOT_RUN, 0.0)
+MISSING = Outcome(Kind.MISSING, 0.0)
 
 _LENGTH = struct.Struct("<Q")
 
@@ -81,7 +89,13 @@ _LENGTH = struct.Struct("<Q")
 def pack_report(worker: str, outcomes: Sequence[Outcome]) -> bytes:
     """Join outcomes into one piece: header length, header, then the packed values."""
     header = pickle.dumps(
-        (worker, [(int(o.kind), o.duration, len(o.packed)) for o in outcomes]),
+        (
+            worker,
+            [
+                (int(o.kind), o.duration, len(o.packed), tuple(o.buffers), o.strings)
+                for o in outcomes
+            ],
+        ),
         protocol=PROTOCOL,
     )
     return b"".join(
@@ -96,8 +110,9 @@ def unpack_report(packed: bytes) -> Report:
     start = _LENGTH.size + length
     worker, rows = pickle.loads(view[_LENGTH.size : start])
     outcomes = []
-    for kind, duration, size in rows:
-        outcomes.append(Outcome(Kind(kind), duration, view[start : start + size]))
+    for kind, duration, size, buffers, strings in rows:
+        value = view[start : start + size]
+        outcomes.append(Outcome(Kind(kind), duration, value, buffers, strings))
         start += size
     return Report(worker, outcomes)
 
@@ -154,8 +169,14 @@ def _traceback_of(error: BaseException) -> str:
         return "".join(traceback.format_tb(error.__traceback__))
 
 
-def unpack_value(packed: bytes | memoryview, index: int, function: str) -> Any:
-    """Rebuild a task's result.
+def unpack_value(
+    packed: bytes | memoryview,
+    index: int,
+    function: str,
+    buffers: Sequence[Any] = (),
+    strings: int = 0,
+) -> Any:
+    """Rebuild a task's result, of its pickle and its large buffers.
 
     Raises
     ------
@@ -163,7 +184,7 @@ def unpack_value(packed: bytes | memoryview, index: int, function: str) -> Any:
         If it cannot be rebuilt.
     """
     try:
-        return pickle.loads(packed)
+        return unpack_apart(packed, buffers, strings)
     except KeyboardInterrupt:
         raise
     except BaseException as error:

@@ -4,11 +4,13 @@ Each task packs apart from its neighbours, so that one bad argument fails one ta
 and a batch can be split and sent again without packing anew. The function is packed
 apart from the arguments, once per call where that is safe.
 
-Does not cover: large buffers, which are packed in-band for now.
+Large buffers stay out of the bytes: they are put into the store of this host, and the
+task refers to them by name.
 
 See Also
 --------
 joblib_distributed.data.outcome : the way back.
+joblib_distributed.data.buffers : which buffers are large.
 """
 
 from __future__ import annotations
@@ -22,17 +24,51 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-import cloudpickle
-
+from joblib_distributed.data.buffers import PROTOCOL, Apart, pack, pack_apart
+from joblib_distributed.data.store import Buffer
 from joblib_distributed.errors import NotATaskError, TaskPackingError
-
-#: Pickle protocol of everything we send: the newest that Python 3.10 to 3.13 share.
-PROTOCOL = 5
 
 #: Callables that joblib, too, packs once per call. Anything else, a bound method say,
 #: carries state that the user's generator may change between two tasks: it is packed
 #: for each task, and equal content is sent once.
 _STATELESS = (types.FunctionType, types.BuiltinFunctionType, type)
+
+
+class References(NamedTuple):
+    """The buffers that a pickle refers to, in the order in which it does."""
+
+    names: tuple[str, ...]
+    #: How many of the first are whole ``bytes`` objects.
+    strings: int
+
+
+class Shared(NamedTuple):
+    """A pickle's buffers as the driver has them: stored, and in use while it is."""
+
+    buffers: tuple[Buffer, ...] = ()
+    strings: int = 0
+
+    @property
+    def references(self) -> References:
+        """What the worker is told of them."""
+        return References(tuple(b.name for b in self.buffers), self.strings)
+
+
+NOTHING_SHARED = Shared()
+
+
+class Sharing(NamedTuple):
+    """How large data is shared; what the worker is told of it."""
+
+    #: Size in bytes from which a buffer is shared.
+    least: int
+    #: joblib's: ``"r"``, ``"c"`` or None.
+    mmap_mode: str | None
+    #: joblib's folder for the store, if the user named one.
+    temp_folder: str | None
+    #: Identity of the driver's store, and the name under which it wants results there.
+    host: str
+    owner: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,6 +85,9 @@ class PackedTask:
     function: bytes
     #: Pickle of ``(args, kwargs)``.
     arguments: bytes
+    #: Large buffers of the arguments, and of the function.
+    shared: Shared = NOTHING_SHARED
+    function_shared: Shared = NOTHING_SHARED
 
     @property
     def nbytes(self) -> int:
@@ -67,6 +106,12 @@ class BatchPayload(NamedTuple):
     functions: dict[bytes, bytes]
     #: ``(index, function key, arguments)`` of each task.
     tasks: tuple[tuple[int, bytes, bytes], ...]
+    #: Buffers that arguments refer to, by index, and functions, by key.
+    references: dict[int | bytes, References] = {}  # noqa: RUF012 - never changed
+    #: None if nothing is shared.
+    sharing: Sharing | None = None
+    #: Buffers that are sent along, by name, because a host has not got them.
+    buffers: dict[str, bytes] = {}  # noqa: RUF012 - never changed
 
 
 class CallContext(NamedTuple):
@@ -78,11 +123,6 @@ class CallContext(NamedTuple):
     nested_n_jobs: int | None
     #: Limit on the threads of BLAS and OpenMP libraries, if any.
     inner_max_num_threads: int | None
-
-
-def pack(value: object) -> bytes:
-    """Pickle any object, also what only exists in the caller's ``__main__``."""
-    return bytes(cloudpickle.dumps(value, protocol=PROTOCOL))
 
 
 class _Invocation:
@@ -127,11 +167,24 @@ class Packer:
     """Packs the tasks of one call, counting them.
 
     Not thread-safe: joblib dispatches one batch at a time.
+
+    Parameters
+    ----------
+    least : int, optional
+        Size in bytes from which a buffer is shared; nothing is by default.
+    put : callable, optional
+        Stores a buffer's bytes and returns it.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        least: int | None = None,
+        put: Callable[[memoryview], Buffer] | None = None,
+    ) -> None:
+        self._least = least
+        self._put = put
         # By id. The function is kept so that its id stays its own.
-        self._known: _Recent[int, tuple[object, bytes, bytes]] = _Recent()
+        self._known: _Recent[int, tuple[object, bytes, bytes, Shared]] = _Recent()
         # By digest, so that equal functions share their bytes.
         self._packed: _Recent[bytes, bytes] = _Recent()
         self._count = 0
@@ -149,31 +202,42 @@ class Packer:
         index, self._count = self._count, self._count + 1
         function, args, kwargs = _as_task(index, item)
         name = function_name(function)
-        key, packed = self._pack_function(index, name, function)
+        key, packed, function_shared = self._pack_function(index, name, function)
         try:
-            arguments = pack((args, kwargs))
+            arguments, shared = self._share(pack_apart((args, kwargs), self._least))
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             culprit = _find_culprit(args, kwargs)
             raise _packing_error(index, name, culprit, error) from error
-        return PackedTask(index, name, key, packed, arguments)
+        return PackedTask(index, name, key, packed, arguments, shared, function_shared)
 
-    def _pack_function(self, index: int, name: str, function: Any) -> tuple[bytes, bytes]:
+    def _share(self, apart: Apart) -> tuple[bytes, Shared]:
+        if not apart.buffers or self._put is None:
+            return apart.packed, NOTHING_SHARED
+        buffers = tuple(map(self._put, apart.buffers))
+        return apart.packed, Shared(buffers, apart.strings)
+
+    def _pack_function(
+        self, index: int, name: str, function: Any
+    ) -> tuple[bytes, bytes, Shared]:
         known = self._known.get(id(function))
         if known is not None:
             return known[1:]
         try:
-            packed = pack(function)
+            packed, shared = self._share(pack_apart(function, self._least))
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             raise _packing_error(index, name, "its function", error) from error
-        key = hashlib.blake2b(packed, digest_size=16).digest()
+        digest = hashlib.blake2b(packed, digest_size=16)
+        if shared.buffers:
+            digest.update(repr(shared.references).encode())
+        key = digest.digest()
         packed = self._packed.setdefault(key, packed)
         if _is_stateless(function):
-            self._known[id(function)] = (function, key, packed)
-        return key, packed
+            self._known[id(function)] = (function, key, packed, shared)
+        return key, packed, shared
 
 
 def _is_stateless(function: Any) -> bool:

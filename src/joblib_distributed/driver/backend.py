@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from joblib.parallel import (
     FallbackToBackend,
@@ -18,7 +18,9 @@ from joblib.parallel import (
     SequentialBackend,
 )
 
-from joblib_distributed.data.payload import CallContext, pack
+from joblib_distributed.data.buffers import pack
+from joblib_distributed.data.host import HostStore, host_store
+from joblib_distributed.data.payload import CallContext, Sharing
 from joblib_distributed.driver import joblib_hooks
 from joblib_distributed.driver.cluster import Cluster
 from joblib_distributed.driver.running import Error, RunningCall, Values
@@ -28,6 +30,7 @@ from joblib_distributed.driver.sources import (
     find_cluster,
     is_fork_of_user,
 )
+from joblib_distributed.errors import OptionValueError
 from joblib_distributed.options import Options
 
 #: What joblib passes to `configure` besides the options of this backend.
@@ -96,6 +99,7 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         self._cluster: Cluster | None = None
         self._n_jobs = 1
         self._call: RunningCall | None = None
+        self._memory = Memory()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # What arrives elsewhere finds its cluster anew, and is nobody's.
@@ -174,6 +178,7 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         if n_jobs == 1 and (self.options.cap_n_jobs or is_fork_of_user()):
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self._n_jobs = n_jobs
+        self._memory = Memory.of(keywords)
         cluster = self._find_cluster()
         jobs = self._jobs_for_joblib(n_jobs)
         if jobs > 1 and self.depth == 0:
@@ -208,6 +213,7 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         limited = self.options.cap_n_jobs and self._n_jobs != -1
         limit = self._limit(self._n_jobs) if limited else None
         cluster = self._find_cluster()
+        sharing, store = self._sharing(cluster)
         self._call = RunningCall(
             cluster=cluster,
             options=self.options,
@@ -215,12 +221,34 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
             context=pack(self._context()),
             carry_back=self._carry_back,
             dispatch_more=self._dispatch_more,
+            sharing=sharing,
+            store=store,
         )
         follows = limit is None and self.options.workers is None
         if follows and joblib_hooks.grows_with_n_jobs(self.parallel):
             self._call.plan_for(cluster.threads(self.options))
         joblib_hooks.forget_leftovers(self.parallel)
         joblib_hooks.pack_when_read(self.parallel, self._call.pack_task)
+
+    def _sharing(self, cluster: Cluster) -> tuple[Sharing | None, HostStore | None]:
+        """Share large data unless workers were found not to see this host's store."""
+        least = self._memory.max_nbytes
+        if least is None or cluster.is_elsewhere:
+            return None, None
+        store = host_store(self._memory.temp_folder)
+        if not store.identity:
+            return None, None
+        store.want_results()
+        return (
+            Sharing(
+                max(least, 1),
+                self._memory.mmap_mode,
+                self._memory.temp_folder,
+                store.identity,
+                store.owner,
+            ),
+            store,
+        )
 
     def _context(self) -> CallContext:
         backend, n_jobs = self.get_nested_backend()
@@ -282,6 +310,32 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         """Let go of the cluster; it was not made for this `Parallel` alone."""
         self.stop_call()
         self._cluster = None
+
+
+class Memory(NamedTuple):
+    """joblib's options about large data."""
+
+    max_nbytes: int | None = None
+    mmap_mode: str | None = "r"
+    temp_folder: str | None = None
+
+    @classmethod
+    def of(cls, keywords: Mapping[str, Any]) -> Memory:
+        """Take them from what joblib passes to `configure`.
+
+        Raises
+        ------
+        OptionValueError
+            For a mode that a cluster cannot honour.
+        """
+        mode = keywords.get("mmap_mode", "r")
+        if mode not in ("r", "c", None):
+            raise OptionValueError(
+                f"mmap_mode={mode!r} would let tasks write into the caller's data, which "
+                "is on other machines or processes here. Use 'r' (read-only), 'c' (a "
+                "private copy of what is written to) or None, and return what changes."
+            )
+        return cls(keywords.get("max_nbytes"), mode, keywords.get("temp_folder"))
 
 
 def _rebuild(

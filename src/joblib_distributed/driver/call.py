@@ -134,6 +134,8 @@ class Call:
         self._over = False
         # Whether an attempt that was given up may be running all the same.
         self._strays = False
+        # Whether a worker's host turned out not to have our buffers.
+        self._with_buffers = False
         # Why nothing can be sent any more, if that is how the call ended.
         self._failure: ClusterError | None = None
         # Deliveries not made yet, by number.
@@ -209,7 +211,8 @@ class Call:
         self._sent += 1
         key = f"{batch_name(entry.task for entry in entries)}-{self.name}-{self._sent}"
         self._in_flight[key] = _Attempt(entries, solo)
-        return Send(key, [entry.task for entry in entries], solo)
+        tasks = [entry.task for entry in entries]
+        return Send(key, tasks, solo, self._with_buffers)
 
     # ------------------------------------------------------------------------- events
     def _on_dispatched(self, event: Dispatched) -> Iterable[Instruction]:
@@ -232,7 +235,8 @@ class Call:
             if outcome.kind is Kind.VALUE:
                 entry.delivery.values[entry.task.index] = outcome
                 yield from self._deliver_if_complete(entry.delivery)
-            elif outcome.kind is Kind.NOT_RUN:
+            elif outcome.kind in (Kind.NOT_RUN, Kind.MISSING):
+                self._with_buffers = self._with_buffers or outcome.kind is Kind.MISSING
                 again.append(entry)
             elif entry.retries_left > 0:
                 entry.retries_left -= 1

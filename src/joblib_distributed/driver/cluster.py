@@ -22,6 +22,7 @@ import distributed
 from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
+from joblib_distributed.data.host import HostStore, take_results
 from joblib_distributed.data.outcome import unpack_report
 from joblib_distributed.data.payload import BatchPayload, pack_invocation
 from joblib_distributed.driver import embedded, refusals
@@ -76,6 +77,9 @@ Post = Callable[[Event], None]
 #: Addresses of the workers that passed `Cluster.check_workers`.
 _checked: weakref.WeakKeyDictionary[Client, set[str]] = weakref.WeakKeyDictionary()
 
+#: Clients of clusters with workers that do not see the store of this host.
+_elsewhere: weakref.WeakSet[Client] = weakref.WeakSet()
+
 #: For whom, on each client's cluster, it is the turn to run a suspect.
 _turns: weakref.WeakKeyDictionary[Client, Turns] = weakref.WeakKeyDictionary()
 
@@ -115,6 +119,15 @@ class Cluster:
     def turns(self) -> Turns:
         """For whom of all calls on this client's cluster it is the turn."""
         return _turns.setdefault(self.client, Turns())
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether a worker has not found buffers that this host's store has."""
+        return self.client in _elsewhere
+
+    def note_elsewhere(self) -> None:
+        """Have later calls send large data along rather than share it."""
+        _elsewhere.add(self.client)
 
     @property
     def is_embedded(self) -> bool:
@@ -218,8 +231,17 @@ class Cluster:
             raise refusals.no_answer(self._address, error) from error
 
     # ------------------------------------------------------------------------- attempts
-    def send(self, key: str, batch: BatchPayload, options: Options, post: Post) -> None:
+    def send(
+        self,
+        key: str,
+        batch: BatchPayload,
+        options: Options,
+        post: Post,
+        store: HostStore | None = None,
+    ) -> None:
         """Submit an attempt. Exactly one event about its end is posted.
+
+        Large buffers of its values are taken from `store`.
 
         Raises
         ------
@@ -242,15 +264,20 @@ class Cluster:
                     **options.constraints(),
                 )
             self._futures[key] = future
-        self.client.loop.add_callback(self._follow, key, future, post)
+        self.client.loop.add_callback(self._follow, key, future, post, store)
 
-    async def _follow(self, key: str, future: Future[Any], post: Post) -> None:
+    async def _follow(
+        self, key: str, future: Future[Any], post: Post, store: HostStore | None
+    ) -> None:
         """Wait for an attempt's end, whatever it is, and post it."""
         try:
             # Until the bytes are here the result is not safe: its holder may die.
             packed = await self.client.gather(future, asynchronous=True)
             report = unpack_report(packed)
-            event: Event = AttemptFinished(key, report.worker, report.outcomes)
+            outcomes = take_results(report.outcomes, store)
+            event: Event = AttemptLost(key)  # if somebody removed what it gave
+            if outcomes is not None:
+                event = AttemptFinished(key, report.worker, outcomes)
         except KilledWorker as error:
             event = AttemptKilled(key, refusals.describe_death(error))
         except Exception as error:

@@ -103,6 +103,8 @@ class Send:
     tasks: Sequence[PackedTask]
     #: Whether it carries a suspect, beside which no other call's suspect may run.
     solo: bool = False
+    #: Whether to send the buffers along that workers may not find on their hosts.
+    with_buffers: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

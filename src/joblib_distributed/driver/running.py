@@ -22,8 +22,15 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from joblib_distributed.data.host import HostStore
 from joblib_distributed.data.outcome import Outcome, unpack_error, unpack_value
-from joblib_distributed.data.payload import BatchPayload, PackedTask, Packer
+from joblib_distributed.data.payload import (
+    BatchPayload,
+    PackedTask,
+    Packer,
+    References,
+    Sharing,
+)
 from joblib_distributed.driver.batching import BatchPolicy
 from joblib_distributed.driver.call import Call
 from joblib_distributed.driver.cluster import Cluster
@@ -98,6 +105,10 @@ class RunningCall:
         raised in the user's thread.
     dispatch_more : callable
         Takes a number of batches that joblib is to keep in flight in addition.
+    sharing : Sharing, optional
+        How large data is shared; it is not by default.
+    store : HostStore, optional
+        Where large data lies on this host, if it is shared.
     """
 
     def __init__(
@@ -108,6 +119,8 @@ class RunningCall:
         context: bytes,
         carry_back: Callable[[Callback, Error], bool],
         dispatch_more: Callable[[int], object],
+        sharing: Sharing | None = None,
+        store: HostStore | None = None,
     ) -> None:
         self.id = uuid.uuid4().hex
         self.policy = BatchPolicy()
@@ -116,7 +129,15 @@ class RunningCall:
         self._context = context
         self._carry_back = carry_back
         self._dispatch_more = dispatch_more
-        self._packer = Packer()
+        if sharing is not None:  # results that nobody takes can be told by their call
+            sharing = sharing._replace(owner=f"{sharing.owner}-{self.id}")
+        self._sharing = sharing
+        self._store = store
+        self._packer = (
+            Packer()
+            if sharing is None or store is None
+            else Packer(sharing.least, store.put)
+        )
         self._ledger = Call(
             self.id, limit, options.retries, options.wait_for_workers_timeout
         )
@@ -205,6 +226,9 @@ class RunningCall:
                 continue
             if event is None:
                 self._jobs.put(None)
+                if self._store is not None and self._sharing is not None:
+                    self._store.drop_results(self._sharing.owner)
+                    self._store.trim()
                 return
             self._handle(event)
             del event  # it holds results
@@ -265,13 +289,18 @@ class RunningCall:
 
     def _send(self, send: Send) -> None:
         self._sent_at[send.key] = time.monotonic()
+        if send.with_buffers:
+            self._cluster.note_elsewhere()
         batch = BatchPayload(
             self.id,
             self._context,
             {task.function_key: task.function for task in send.tasks},
             tuple((task.index, task.function_key, task.arguments) for task in send.tasks),
+            _references(send.tasks),
+            self._sharing,
+            _buffers(send.tasks, all_of_them=send.with_buffers),
         )
-        self._cluster.send(send.key, batch, self._options, self._events.put)
+        self._cluster.send(send.key, batch, self._options, self._events.put, self._store)
 
     def _release(self, keys: Iterable[str]) -> None:
         for key in keys:
@@ -330,6 +359,26 @@ class RunningCall:
                 self._events.put(ClusterFailed(_as_cluster_error(error)))
 
 
+def _references(tasks: Iterable[PackedTask]) -> dict[int | bytes, References]:
+    found: dict[int | bytes, References] = {}
+    for task in tasks:
+        if task.shared.buffers:
+            found[task.index] = task.shared.references
+        if task.function_shared.buffers:
+            found[task.function_key] = task.function_shared.references
+    return found
+
+
+def _buffers(tasks: Iterable[PackedTask], all_of_them: bool) -> dict[str, bytes]:
+    """Return what is to be sent along: at least what no store had room for."""
+    return {
+        buffer.name: bytes(buffer.view)
+        for task in tasks
+        for buffer in (*task.shared.buffers, *task.function_shared.buffers)
+        if all_of_them or buffer.store is None
+    }
+
+
 def _deliver_job(
     call: RunningCall, callback: Callback, result: Deliver | DeliverError
 ) -> _Job:
@@ -341,7 +390,13 @@ def _unpack(result: Deliver | DeliverError) -> Values | Error:
         if isinstance(result, Deliver):
             return Values(
                 [
-                    unpack_value(outcome.packed, task.index, task.name)
+                    unpack_value(
+                        outcome.packed,
+                        task.index,
+                        task.name,
+                        outcome.buffers,
+                        outcome.strings,
+                    )
                     for task, outcome in zip(result.tasks, result.outcomes, strict=True)
                 ]
             )

@@ -12,11 +12,14 @@ import os
 import pickle
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import joblib
 from distributed import get_worker
 
+from joblib_distributed.data.buffers import pack, unpack_apart
 from joblib_distributed.data.outcome import (
+    MISSING,
     NOT_RUN,
     Kind,
     Outcome,
@@ -24,7 +27,9 @@ from joblib_distributed.data.outcome import (
     pack_failure,
     pack_report,
 )
-from joblib_distributed.data.payload import BatchPayload, CallContext, pack
+from joblib_distributed.data.payload import BatchPayload, CallContext
+from joblib_distributed.errors import BufferMissingError
+from joblib_distributed.worker.buffers import discard_results, find_buffers, pack_result
 from joblib_distributed.worker.interrupt import Interrupted, interruptible, is_unwanted
 
 
@@ -49,6 +54,9 @@ def run_batch(*parts: object) -> bytes:
         _run_tasks(batch, worker, outcomes)
 
     interruptible(batch.call, run)
+    if batch.sharing is not None and is_unwanted(batch.call):
+        # The driver has removed what was there when its call ended; this came later.
+        discard_results(outcomes, batch.sharing)
     missing = len(batch.tasks) - len(outcomes)
     return pack_report(worker, outcomes + [NOT_RUN] * missing)
 
@@ -62,16 +70,16 @@ def _worker_name() -> str:
 
 
 def _run_tasks(batch: BatchPayload, worker: str, outcomes: list[Outcome]) -> None:
-    functions = _Functions(batch.functions)
+    bench = _Bench(batch)
     try:
         surroundings = _surroundings(pickle.loads(batch.context))
         with surroundings:
-            for _, function, arguments in batch.tasks:
+            for index, function, arguments in batch.tasks:
                 if is_unwanted(batch.call):
                     return
-                outcome = _run_task(functions, function, arguments, worker)
+                outcome = _run_task(bench, index, function, arguments, worker)
                 outcomes.append(outcome)
-                if outcome.kind is Kind.ERROR:
+                if outcome.kind is not Kind.VALUE:
                     return  # the driver is to hear of it now, not after the rest
     except Interrupted:
         raise
@@ -96,37 +104,58 @@ def _surroundings(context: CallContext) -> Iterator[None]:
         yield
 
 
-class _Functions:
-    """The functions of one batch, unpickled when first needed.
+class _Bench:
+    """What the tasks of one batch are made of, unpickled when first needed.
 
-    Not shared between batches: a function may carry state, and two threads of a worker
-    must not share it.
+    Functions are not shared between batches: one may carry state, and two threads of a
+    worker must not share it.
     """
 
-    def __init__(self, packed: dict[bytes, bytes]) -> None:
-        self._packed = packed
+    def __init__(self, batch: BatchPayload) -> None:
+        self._batch = batch
         self._loaded: dict[bytes, object] = {}
 
-    def load(self, key: bytes) -> object:
+    def function(self, key: bytes) -> object:
         if key not in self._loaded:
-            self._loaded[key] = pickle.loads(self._packed[key])
+            self._loaded[key] = self._unpack(key, self._batch.functions[key])
         return self._loaded[key]
+
+    def arguments(self, index: int, packed: bytes) -> tuple[Any, Any]:
+        args, kwargs = self._unpack(index, packed)
+        return args, kwargs
+
+    def _unpack(self, key: int | bytes, packed: bytes) -> Any:
+        references = self._batch.references.get(key)
+        if references is None:
+            return pickle.loads(packed)
+        assert self._batch.sharing is not None
+        buffers = find_buffers(references.names, self._batch.sharing, self._batch.buffers)
+        return unpack_apart(packed, buffers, references.strings)
+
+    def pack_value(self, value: object) -> Outcome:
+        """Pack what a task gave; its duration is for the caller to fill in."""
+        sharing = self._batch.sharing
+        if sharing is None:
+            return Outcome(Kind.VALUE, 0.0, pack(value))
+        return pack_result(value, sharing)
 
 
 def _run_task(
-    functions: _Functions, function: bytes, arguments: bytes, worker: str
+    bench: _Bench, index: int, function: bytes, arguments: bytes, worker: str
 ) -> Outcome:
     start = time.perf_counter()
     stage = Stage.UNPACK
     try:
-        call = functions.load(function)
-        args, kwargs = pickle.loads(arguments)
+        call = bench.function(function)
+        args, kwargs = bench.arguments(index, arguments)
         stage = Stage.RUN
         value = call(*args, **kwargs)  # type: ignore[operator]
         stage = Stage.PACK_RESULT
-        kind, packed = Kind.VALUE, pack(value)
+        outcome = bench.pack_value(value)
     except Interrupted:
         raise
+    except BufferMissingError:
+        outcome = MISSING
     except BaseException as error:  # SystemExit too: it must not end the worker
-        kind, packed = Kind.ERROR, pack_failure(error, stage, worker)
-    return Outcome(kind, time.perf_counter() - start, packed)
+        outcome = Outcome(Kind.ERROR, 0.0, pack_failure(error, stage, worker))
+    return outcome._replace(duration=time.perf_counter() - start)

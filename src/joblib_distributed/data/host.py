@@ -1,0 +1,191 @@
+"""The stores of this host, as one process uses them.
+
+A buffer lies in the first store that has room for it: `temp_folder` if there is one, else
+memory (``/dev/shm``), else the local disk. Where there is no store at all, or no room in
+any, it lies in the private memory of each process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import multiprocessing.util
+import os
+import secrets
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+
+from joblib_distributed.data.buffers import name_of
+from joblib_distributed.data.outcome import Outcome
+from joblib_distributed.data.store import Buffer, Store
+from joblib_distributed.data.writing import NoRoomError
+
+
+class HostStore:
+    """Thread-safe.
+
+    Parameters
+    ----------
+    parents : sequence of str
+        Folders in which to look for stores, the best first.
+    """
+
+    def __init__(self, parents: Sequence[str]) -> None:
+        self.stores: list[Store] = []
+        #: Why folders were not used.
+        self.refused: list[str] = []
+        for parent in parents:
+            try:
+                self.stores.append(Store(parent))
+            except OSError as error:
+                self.refused.append(f"{parent}: {error}")
+        #: Which other processes see the same copies; empty if none do.
+        self.identity = self.stores[0].identity if self.stores else ""
+        #: Name under which results for this process are written.
+        self.owner = secrets.token_hex(8)
+        self._owning: list[int] = []
+        self._lock = threading.Lock()
+
+    def put(self, content: memoryview) -> Buffer:
+        """Return the buffer with this content, storing it if need be."""
+        name = name_of(content)
+        for store in self.stores:
+            with contextlib.suppress(NoRoomError):
+                return store.put(name, content)
+        _warn_private(self.refused)
+        return Buffer(name, memoryview(bytes(content)), None)
+
+    def get(self, name: str) -> Buffer | None:
+        """Return a buffer if this host has it."""
+        for store in self.stores:
+            found = store.get(name)
+            if found is not None:
+                return found
+        return None
+
+    def get_private(self, name: str) -> memoryview | None:
+        """Return a copy of a buffer that may be written to, made page by page."""
+        for store in self.stores:
+            found = store.get_private(name)
+            if found is not None:
+                return found
+        return None
+
+    def want_results(self) -> None:
+        """Have results for `owner` kept until this process ends."""
+        with self._lock:
+            if not self._owning:
+                self._owning = [store.own(self.owner) for store in self.stores]
+
+    def put_result(self, owner: str, content: memoryview) -> str:
+        """Write a piece of a result for another process of this host.
+
+        Raises
+        ------
+        NoRoomError
+            If no store has room.
+        """
+        for store in self.stores:
+            with contextlib.suppress(NoRoomError):
+                return store.put_result(owner, content)
+        raise NoRoomError(f"no store has room for {content.nbytes} bytes")
+
+    def take_result(self, name: str) -> memoryview | None:
+        """Return what `put_result` wrote, as private, writable memory."""
+        for store in self.stores:
+            found = store.take(name)
+            if found is not None:
+                return found
+        return None
+
+    def drop_results(self, owner: str) -> None:
+        """Remove results that nobody has taken."""
+        for store in self.stores:
+            store.drop_results(owner)
+
+    def trim(self) -> None:
+        """Evict what is above the caps and not in use."""
+        for store in self.stores:
+            store.trim()
+
+    def close(self) -> None:
+        """Leave the stores; the last process out removes them."""
+        for descriptor in self._owning:
+            os.close(descriptor)
+        self._owning = []
+        for store in self.stores:
+            store.close()
+
+
+def take_results(
+    outcomes: Sequence[Outcome], store: HostStore | None
+) -> list[Outcome] | None:
+    """Fetch the large buffers of values; None if one is not there any more."""
+    taken = []
+    for outcome in outcomes:
+        if outcome.buffers:
+            assert store is not None, "only who shares gets results through a store"
+            views = [store.take_result(str(name)) for name in outcome.buffers]
+            found = [view for view in views if view is not None]
+            if len(found) < len(views):
+                return None
+            outcome = outcome._replace(buffers=found)
+        taken.append(outcome)
+    return taken
+
+
+_lock = threading.Lock()
+_open: dict[tuple[int, str], HostStore] = {}
+_has_warned = False
+
+
+def host_store(temp_folder: str | None = None) -> HostStore:
+    """Return the stores that this process uses, opening them if need be.
+
+    Parameters
+    ----------
+    temp_folder : str, optional
+        joblib's. Default: what ``JOBLIB_TEMP_FOLDER`` names, if anything.
+    """
+    key = os.getpid(), temp_folder or ""
+    with _lock:
+        store = _open.get(key)
+        if store is None:
+            store = _open[key] = HostStore(list(_parents(temp_folder)))
+            # At the exit of a process of multiprocessing's, atexit is not heard.
+            multiprocessing.util.Finalize(None, store.close, exitpriority=0)
+        return store
+
+
+def _parents(temp_folder: str | None) -> Iterator[str]:
+    for folder in (temp_folder, os.environ.get("JOBLIB_TEMP_FOLDER")):
+        if folder and os.path.isdir(folder):
+            yield folder
+            return
+    if os.path.isdir("/dev/shm"):
+        yield "/dev/shm"
+    yield tempfile.gettempdir()
+
+
+def _warn_private(refused: Sequence[str]) -> None:
+    global _has_warned
+    if _has_warned:
+        return
+    _has_warned = True
+    reasons = "; ".join(refused) or "none has room"
+    warnings.warn(
+        f"Large data is copied into every worker process: there is no store ({reasons}). "
+        "Free some of /dev/shm, or name a local folder with room in temp_folder= or "
+        "JOBLIB_TEMP_FOLDER.",
+        stacklevel=2,
+    )
+
+
+@atexit.register
+def _close_all() -> None:
+    with _lock:
+        mine = [_open.pop(key) for key in list(_open) if key[0] == os.getpid()]
+    for store in mine:
+        store.close()

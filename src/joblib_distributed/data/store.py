@@ -1,0 +1,375 @@
+"""One copy of each large buffer per host: files that every process of it maps.
+
+A store is a folder of a user on a host. A file in it is a buffer, named after its
+content, complete from the moment it has its name, and never changed.
+
+Races, and what settles them
+----------------------------
+- *Publish*: a buffer is written under a name of its own and then renamed. Two writers of
+  the same content rename one after the other; both files are right.
+- *Evict against open*: who opens a file takes a shared lock on it and then looks whether
+  it still has a name. Who evicts takes the exclusive lock first, and so gets no file
+  that is mapped anywhere: a mapping keeps the lock of the descriptor it was made from,
+  also when that is closed, and loses it with its process.
+- *Sweep against write*: a file being written is locked exclusively by its writer; what
+  can be locked was left by a process that has died.
+- *Last one out against first one in*: every process holds a shared lock on the file
+  `HOST` while it has the store open. Who can lock it exclusively is alone and removes
+  everything; who opens it meanwhile finds it without a name, and makes a new one.
+
+Does not cover: which process brings a missing buffer to the host; see `data.transfer`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import weakref
+from pathlib import Path
+
+from joblib_distributed.data.buffers import name_of, size_of
+from joblib_distributed.data.folders import (
+    StoreError,
+    check_file_system,
+    check_own,
+    memory_limit,
+)
+from joblib_distributed.data.mapping import map_file
+from joblib_distributed.data.writing import Part
+
+try:
+    import fcntl
+except ImportError:  # Windows: there are no stores, every process has its own copies
+    fcntl = None  # type: ignore[assignment]
+
+#: The file whose content is the identity of the host, and whose lock says who is there.
+HOST = "host"
+
+#: Ending of files that are being written.
+PART = ".part"
+
+#: Ending of the file that a process locks while it wants results.
+OWNER = ".owner"
+
+#: Beginning, after the owner's name, of results, which are for one process alone.
+RESULT = ".result."
+
+#: What the cap is of the file system's size, or of the memory that this process may use.
+#: A guess: it is memory that nothing else can have until this process ends.
+CAP_SHARE = 0.125
+
+
+class Store:
+    """A folder of buffers, open in this process.
+
+    Thread-safe.
+
+    Parameters
+    ----------
+    parent : path
+        Existing folder in which the store's own is made, or found.
+    cap : int, optional
+        Bytes that files not in use may take together with the others.
+
+    Raises
+    ------
+    StoreError
+        If there can be no store: not our own folder, a link, a network file system.
+    """
+
+    def __init__(self, parent: str | os.PathLike[str], cap: int | None = None) -> None:
+        if fcntl is None:
+            raise StoreError("this system has no file locks (fcntl)")
+        self.folder = Path(parent) / f"joblib-distributed-{os.getuid()}"
+        check_file_system(Path(parent))
+        self._host = -1
+        self._process = os.getpid()
+        #: What tells this store from any other: the same for all processes that see
+        #: this very folder, whatever their host names and addresses.
+        self.identity = self._enter()
+        size = os.statvfs(self.folder)
+        self.cap = cap or int(
+            CAP_SHARE * min(size.f_blocks * size.f_frsize, memory_limit())
+        )
+        self._mapped: weakref.WeakValueDictionary[str, Buffer] = (
+            weakref.WeakValueDictionary()
+        )
+        self.sweep()
+
+    # ------------------------------------------------------------------ entering, leaving
+    def _enter(self) -> str:
+        while True:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self.folder, 0o700)
+            try:
+                check_own(self.folder)
+            except FileNotFoundError:  # removed by the last one out
+                continue
+            identity = self._enter_host()
+            if identity:
+                return identity
+
+    def _enter_host(self) -> str:
+        """Take our place among the users of the store; empty if it was just removed."""
+        path = self.folder / HOST
+        try:
+            if not path.exists():
+                self._make_host(path)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        except FileNotFoundError:  # removed by the last one out
+            return ""
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for one that is leaving
+        if os.fstat(descriptor).st_nlink == 0:
+            os.close(descriptor)
+            return ""
+        self._host = descriptor
+        return os.pread(descriptor, 100, 0).decode()
+
+    def _make_host(self, path: Path) -> None:
+        """Make the file, complete from the moment it has its name."""
+        made = f"{path}.{secrets.token_hex(8)}{PART}"
+        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # or it would be swept
+            os.write(descriptor, secrets.token_hex(16).encode())
+            with contextlib.suppress(FileExistsError):
+                os.link(made, path)
+        finally:
+            os.close(descriptor)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(made)
+
+    def close(self) -> None:
+        """Leave; the last one out removes the store."""
+        # A forked child shares its parent's locks: they are not its to change.
+        if self._host < 0 or self._process != os.getpid():
+            return
+        host, self._host = self._host, -1
+        try:
+            fcntl.flock(host, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(host)
+            return
+        try:
+            if os.fstat(host).st_nlink:
+                self._remove_all()
+        finally:
+            os.close(host)
+
+    def _remove_all(self) -> None:
+        # `HOST` goes last: while it has its name, whoever enters waits for our lock.
+        names = [name for name in os.listdir(self.folder) if name != HOST]
+        for name in [*names, HOST]:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.folder / name)
+        with contextlib.suppress(OSError):  # somebody is entering
+            os.rmdir(self.folder)
+
+    # ------------------------------------------------------------------------- buffers
+    def get(self, name: str) -> Buffer | None:
+        """Return a buffer, mapped read-only, or None if it is not here."""
+        known = self._mapped.get(name)
+        if known is not None:
+            return known
+        descriptor = self._open(name)
+        if descriptor is None:
+            return None
+        try:
+            return self._map(name, descriptor)
+        finally:
+            os.close(descriptor)
+
+    def get_private(self, name: str) -> memoryview | None:
+        """Return a buffer as memory of this process, copied where it is written to."""
+        descriptor = self._open(name)
+        if descriptor is None:
+            return None
+        try:
+            return map_file(descriptor, size_of(name), private=True)
+        finally:
+            os.close(descriptor)
+
+    def _open(self, name: str) -> int | None:
+        """Open a file of the store and share its lock; None if there is none."""
+        try:
+            descriptor = os.open(self.folder / name, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ELOOP):
+                return None
+            raise
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        found = os.fstat(descriptor)
+        if (
+            found.st_nlink == 0
+            or found.st_uid != os.getuid()
+            or found.st_size != size_of(name)
+        ):
+            os.close(descriptor)
+            return None
+        os.utime(descriptor)  # it was used now
+        return descriptor
+
+    def _map(self, name: str, descriptor: int) -> Buffer:
+        buffer = Buffer(name, map_file(descriptor, size_of(name)), self)
+        self._mapped[name] = buffer
+        return buffer
+
+    def put(self, name: str, content: memoryview) -> Buffer:
+        """Return the buffer with this content, writing it if it is not here.
+
+        Its name is that of what was written, should the content change meanwhile.
+
+        Raises
+        ------
+        NoRoomError
+            If it does not fit.
+        """
+        while True:
+            found = self.get(name)
+            if found is not None:
+                return found
+            writing = Part(self, name, f"{name}.{secrets.token_hex(8)}{PART}")
+            try:
+                writing.write(content)
+                # Another thread may have changed the array since its name was found.
+                writing.name = name_of(map_file(writing.descriptor, content.nbytes))
+                buffer = writing.publish()
+            finally:
+                writing.close()
+            if buffer is not None:
+                return buffer
+
+    def take(self, name: str) -> memoryview | None:
+        """Return a file's content as private, writable memory, and remove the file."""
+        descriptor = self._open(name)
+        if descriptor is None:
+            return None
+        try:
+            view = map_file(descriptor, size_of(name), private=True)
+            os.unlink(self.folder / name)
+        finally:
+            os.close(descriptor)
+        return view
+
+    def own(self, owner: str) -> int:
+        """Make results of this owner last until the descriptor returned is closed."""
+        path = self.folder / (owner + OWNER)
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                return descriptor
+            os.close(descriptor)  # swept before it was locked
+
+    def put_result(self, owner: str, content: memoryview) -> str:
+        """Write a piece of a result for its owner to `take`; return its name.
+
+        What follows a ``-`` in `owner` is the owner's own business.
+        """
+        name = f"{owner}{RESULT}{secrets.token_hex(8)}-{content.nbytes}"
+        writing = Part(self, name, name + PART)
+        try:
+            writing.write(content)
+            writing.release()
+        finally:
+            writing.close()
+        return name
+
+    def drop_results(self, owner: str) -> None:
+        """Remove the results of this owner that were not taken."""
+        for name in os.listdir(self.folder):
+            if name.startswith(owner + RESULT):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.folder / name)
+
+    def receive(self, name: str) -> Part | None:
+        """Become the one process of the host that brings a buffer here.
+
+        Returns
+        -------
+        Part or None
+            None while another process is at it.
+        """
+        try:
+            return Part(self, name, name + PART, contested=True)
+        except BlockingIOError:
+            return None
+
+    # ------------------------------------------------------------------------- room
+    def files(self) -> list[tuple[float, int, str]]:
+        """Return time of last use, bytes and name of each buffer, oldest first."""
+        found = []
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                if entry.name == HOST or entry.name.endswith((PART, OWNER)):
+                    continue
+                if RESULT in entry.name:
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    info = entry.stat(follow_symlinks=False)
+                    found.append((info.st_mtime, info.st_size, entry.name))
+        return sorted(found)
+
+    def trim(self, coming: int = 0) -> None:
+        """Evict what is not in use, oldest first, until the cap is kept.
+
+        Parameters
+        ----------
+        coming : int
+            Bytes that are to be written next.
+        """
+        files = self.files()
+        excess = sum(size for _, size, _ in files) + coming - self.cap
+        for _, size, name in files:
+            if excess <= 0:
+                return
+            if self._evict(name):
+                excess -= size
+
+    def evict_for(self, nbytes: int) -> bool:
+        """Evict what is not in use until so many bytes are gone; False if too few are."""
+        for _, size, name in self.files():
+            if nbytes <= 0:
+                return True
+            if self._evict(name):
+                nbytes -= size
+        return nbytes <= 0
+
+    def _evict(self, name: str) -> bool:
+        """Remove a file that nobody has locked; tell whether there was one."""
+        try:
+            descriptor = os.open(self.folder / name, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_nlink:
+                os.unlink(self.folder / name)
+        except (BlockingIOError, FileNotFoundError):
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    def sweep(self) -> None:
+        """Remove what processes that have died were writing, or had asked for."""
+        names = os.listdir(self.folder)
+        for name in names:
+            if name.endswith((PART, OWNER)):
+                self._evict(name)
+        owners = {name.removesuffix(OWNER) for name in os.listdir(self.folder)}
+        for name in names:
+            if RESULT in name and name.partition("-")[0].partition(".")[0] not in owners:
+                self._evict(name)
+
+
+class Buffer:
+    """A buffer of a store, in use as long as `view` or anything made of it is."""
+
+    def __init__(self, name: str, view: memoryview, store: object) -> None:
+        self.name = name
+        self.view = view
+        #: Keeps the store's place at the host.
+        self.store = store

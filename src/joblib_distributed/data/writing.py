@@ -1,0 +1,127 @@
+"""A file of a store while it is being written.
+
+See Also
+--------
+joblib_distributed.data.store : the races with those who read, evict and sweep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from joblib_distributed.data.buffers import size_of
+
+if TYPE_CHECKING:
+    from joblib_distributed.data.store import Buffer, Store
+
+try:
+    import fcntl
+except ImportError:  # Windows: there are no stores
+    fcntl = None  # type: ignore[assignment]
+
+#: The most that one write call is given: Linux takes up to 2 GiB at once.
+WRITE_STEP = 2**30
+
+
+class NoRoomError(OSError):
+    """A buffer does not fit into a store, also after evicting what is not in use."""
+
+
+class Part:
+    """A buffer that is being written.
+
+    Parameters
+    ----------
+    store : Store
+    name : str
+        Of the buffer.
+    file_name : str
+        Of the file until then.
+    contested : bool
+        Whether other processes may want to write this very file.
+
+    Raises
+    ------
+    BlockingIOError
+        If one does.
+    """
+
+    def __init__(
+        self, store: Store, name: str, file_name: str, contested: bool = False
+    ) -> None:
+        self._store = store
+        self._contested = contested
+        self.name = name
+        self._path = store.folder / file_name
+        self.written = 0
+        store.trim(size_of(name))
+        self.descriptor = self._create()
+
+    def _create(self) -> int:
+        while True:
+            descriptor = os.open(
+                self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600
+            )
+            try:
+                # Who else could have locked it is only sweeping.
+                now = fcntl.LOCK_NB if self._contested else 0
+                fcntl.flock(descriptor, fcntl.LOCK_EX | now)
+            except BlockingIOError:
+                os.close(descriptor)
+                raise
+            if os.fstat(descriptor).st_nlink:
+                os.ftruncate(descriptor, 0)  # of one that died
+                return descriptor
+            os.close(descriptor)  # published or swept in between
+
+    def write(self, content: memoryview) -> None:
+        """Append.
+
+        Raises
+        ------
+        NoRoomError
+            If the file system is full of what is in use.
+        """
+        while content.nbytes:
+            try:
+                done = os.pwrite(self.descriptor, content[:WRITE_STEP], self.written)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                if not self._store.evict_for(content.nbytes):
+                    raise NoRoomError(*error.args) from error
+                continue
+            self.written += done
+            content = content[done:]
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """Return a piece of what is written."""
+        return os.pread(self.descriptor, nbytes, offset)
+
+    def publish(self) -> Buffer | None:
+        """Give the file its name; None if it was evicted before it could be mapped."""
+        os.fchmod(self.descriptor, stat.S_IRUSR)
+        os.rename(self._path, self._store.folder / self.name)
+        fcntl.flock(self.descriptor, fcntl.LOCK_SH)
+        if not os.fstat(self.descriptor).st_nlink:
+            return None
+        return self._store._map(self.name, self.descriptor)
+
+    def release(self) -> None:
+        """Give the file its name without using it here: others may evict it."""
+        os.fchmod(self.descriptor, stat.S_IRUSR)
+        os.rename(self._path, self._store.folder / self.name)
+
+    def close(self) -> None:
+        """Let go; what was not published is removed."""
+        if self.descriptor < 0:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(self._path), os.fstat(self.descriptor)):
+                os.unlink(self._path)
+        os.close(self.descriptor)
+        self.descriptor = -1

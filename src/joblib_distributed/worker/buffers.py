@@ -1,0 +1,92 @@
+"""The worker's side of large data: finding buffers, and giving results back.
+
+See Also
+--------
+joblib_distributed.data.store : where they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from joblib_distributed.data.buffers import pack, pack_apart
+from joblib_distributed.data.host import HostStore, host_store
+from joblib_distributed.data.outcome import Kind, Outcome
+from joblib_distributed.data.payload import Sharing
+from joblib_distributed.data.writing import NoRoomError
+from joblib_distributed.errors import BufferMissingError
+from joblib_distributed.worker.interrupt import shielded
+
+
+def find_buffers(
+    names: Sequence[str], sharing: Sharing, sent: Mapping[str, bytes]
+) -> list[memoryview]:
+    """Return buffers of this host as the user wants to have them.
+
+    Parameters
+    ----------
+    names : sequence of str
+    sharing : Sharing
+    sent : mapping
+        Buffers that were sent with the batch.
+
+    Returns
+    -------
+    list
+        Read-only views of the one copy of the host for ``mmap_mode="r"``, private
+        copies that may be written to for the others.
+
+    Raises
+    ------
+    BufferMissingError
+        If this host has not got one.
+    """
+    # Interrupted half-way, a file would stay open and locked.
+    with shielded():
+        return [_find_buffer(name, sharing, sent) for name in names]
+
+
+def _find_buffer(name: str, sharing: Sharing, sent: Mapping[str, bytes]) -> memoryview:
+    store = host_store(sharing.temp_folder)
+    if sharing.mmap_mode != "r":
+        private = store.get_private(name)
+        if private is not None:
+            return private
+    else:
+        buffer = store.get(name)
+        if buffer is not None:
+            return buffer.view
+    if name not in sent:
+        raise BufferMissingError(name)
+    view = memoryview(sent[name])
+    return view if sharing.mmap_mode == "r" else memoryview(bytearray(view))
+
+
+def pack_result(value: object, sharing: Sharing) -> Outcome:
+    """Pack what a task gave; large buffers through the store if the driver sees it."""
+    store = host_store(sharing.temp_folder)
+    if store.identity and store.identity == sharing.host:
+        apart = pack_apart(value, sharing.least)
+        names: list[str] = []
+        with shielded():
+            try:
+                for view in apart.buffers:
+                    # One by one, so that those before one without room can be removed.
+                    names += [store.put_result(sharing.owner, view)]
+            except NoRoomError:
+                _discard(store, names)
+            else:
+                return Outcome(Kind.VALUE, 0.0, apart.packed, names, apart.strings)
+    return Outcome(Kind.VALUE, 0.0, pack(value))
+
+
+def discard_results(outcomes: Iterable[Outcome], sharing: Sharing) -> None:
+    """Remove what `pack_result` wrote: nobody will take it."""
+    names = [str(name) for outcome in outcomes for name in outcome.buffers]
+    if names:
+        _discard(host_store(sharing.temp_folder), names)
+
+
+def _discard(store: HostStore, names: Iterable[str]) -> None:
+    for name in names:
+        store.take_result(name)

@@ -1,0 +1,453 @@
+"""Large data reaches tasks through the store of the host, and results come back so."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import joblib
+import numpy as np
+import pytest
+from joblib import Parallel, delayed
+
+import joblib_distributed
+from joblib_distributed.data.host import host_store
+from joblib_distributed.data.store import RESULT
+from joblib_distributed.driver.cluster import Cluster
+from joblib_distributed.driver.sources import find_cluster
+from joblib_distributed.errors import OptionValueError
+from joblib_distributed.options import Options
+from support.processes import CommandLineCluster
+from support.tasks import fail_when_all_run, mark, marks, spin
+from support.waiting import wait_until
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
+
+#: Name of the store's folder.
+FOLDER = f"joblib-distributed-{os.getuid()}"
+
+#: Floats in somewhat more than 1 MB, joblib's default for ``max_nbytes``.
+LARGE = 150_000
+SMALL = 100_000
+
+DEADLINE = 50
+
+
+def numbers(seed: int = 0, size: int = LARGE) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).random(size)
+
+
+class Seen(NamedTuple):
+    """What a task saw of an array."""
+
+    total: float
+    writable: bool
+    #: The file that the array lies in; empty if it is memory of the process.
+    file: str
+
+    @property
+    def is_stored(self) -> bool:
+        return FOLDER in Path(self.file).parts
+
+
+def look(array: np.ndarray[Any, Any]) -> Seen:
+    address = array.ctypes.data
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        start, _, end = line.split()[0].partition("-")
+        if int(start, 16) <= address < int(end, 16):
+            _, _, path = line.partition("/")
+            return Seen(float(array.sum()), array.flags.writeable, path and "/" + path)
+    raise AssertionError("an array outside of all memory")
+
+
+def look_inside(nested: tuple[dict[str, Any], int]) -> Seen:
+    return look(nested[0]["array"])
+
+
+def look_twice(first: Any, *, second: Any) -> tuple[Seen, Seen, bool]:
+    return look(first), look(second), first is second
+
+
+class Model:
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self.array = array
+
+    def look(self, _: int) -> Seen:
+        return look(self.array)
+
+
+def assert_shared(seen: list[Seen], array: np.ndarray[Any, Any]) -> None:
+    """All saw the content, read-only, in one file of the store."""
+    assert [s.total for s in seen] == [float(array.sum())] * len(seen)
+    assert [s.writable for s in seen] == [False] * len(seen)
+    assert [s.is_stored for s in seen] == [True] * len(seen)
+    assert len({s.file for s in seen}) == 1
+
+
+# ----------------------------------------------------------------------------- arguments
+def test_an_array(backend: object) -> None:
+    array = numbers()
+    assert_shared(Parallel()(delayed(look)(array) for _ in range(8)), array)
+    assert array.flags.writeable
+
+
+def test_an_array_within_others(backend: object) -> None:
+    array = numbers()
+    nested = ({"array": array}, 1)
+    assert_shared(Parallel()(delayed(look_inside)(nested) for _ in range(8)), array)
+
+
+def test_an_array_of_a_methods_object(backend: object) -> None:
+    array = numbers()
+    model = Model(array)
+    assert_shared(Parallel()(delayed(model.look)(i) for i in range(8)), array)
+
+
+def test_an_array_in_a_closure(backend: object) -> None:
+    array = numbers()
+
+    def task(_: int) -> Seen:
+        return look(array)
+
+    assert_shared(Parallel()(delayed(task)(i) for i in range(8)), array)
+
+
+def test_an_array_given_twice_is_one(backend: object) -> None:
+    array = numbers()
+    call = delayed(look_twice)(array, second=array)
+    for first, second, is_one in Parallel()(call for _ in range(4)):
+        assert_shared([first, second], array)
+        assert is_one
+
+
+def test_two_arrays_of_equal_content_are_one_file(backend: object) -> None:
+    seen = Parallel()(delayed(look)(numbers()) for _ in range(8))
+    assert_shared(seen, numbers())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: numbers(size=2 * LARGE)[::2],
+        lambda: numbers().reshape(300, 500).T,
+        lambda: np.arange(LARGE),
+        lambda: np.matrix(numbers().reshape(300, 500)),
+    ],
+    ids=["strided", "transposed", "integers", "matrix"],
+)
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+def test_arrays_of_other_kinds(make: Callable[[], Any], backend: object) -> None:
+    array = make()
+    assert_shared(Parallel()(delayed(look)(array) for _ in range(4)), array)
+
+
+def describe(value: Any) -> tuple[str, int, int]:
+    return type(value).__name__, len(value), sum(value)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_strings_stay_strings(kind: Callable[[bytes], Any], backend: object) -> None:
+    value = kind(b"\1" * 2_000_000)
+    expected = (kind.__name__, 2_000_000, 2_000_000)
+    assert Parallel()(delayed(describe)(value) for _ in range(4)) == [expected] * 4
+
+
+def test_small_arrays_are_sent(backend: object) -> None:
+    array = numbers(size=SMALL)
+    seen = Parallel()(delayed(look)(array) for _ in range(4))
+    assert seen == [Seen(float(array.sum()), True, seen[0].file)] * 4
+    assert not any(s.is_stored for s in seen)
+
+
+def test_a_buffer_that_the_generator_fills_anew(backend: object) -> None:
+    buffer = np.empty(LARGE)
+
+    def tasks() -> Iterator[Any]:
+        for i in range(40):
+            buffer[:] = i
+            yield delayed(look)(buffer)
+
+    seen = Parallel()(tasks())
+    assert [s.total for s in seen] == [float(i * LARGE) for i in range(40)]
+    assert all(s.is_stored for s in seen)
+
+
+def fail_to_write(array: np.ndarray[Any, Any]) -> str:
+    try:
+        array[0] = 1
+    except ValueError as error:
+        return str(error)
+    return "was written to"
+
+
+def test_what_is_shared_cannot_be_written_to(backend: object) -> None:
+    (said,) = Parallel()([delayed(fail_to_write)(numbers())])
+    assert "read-only" in said
+
+
+# ----------------------------------------------------------------------- joblib's options
+def overwrite(array: np.ndarray[Any, Any], number: int) -> tuple[float, float, Seen]:
+    before = float(array.sum())
+    array[:] = number
+    return before, float(array.sum()), look(array)
+
+
+@pytest.mark.parametrize("mode", ["c", None])
+def test_private_copies(mode: str | None, backend: object) -> None:
+    array = numbers()
+    results = Parallel(mmap_mode=mode)(delayed(overwrite)(array, i) for i in range(8))
+    assert np.array_equal(array, numbers())
+    for i, (before, after, seen) in enumerate(results):
+        assert before == float(numbers().sum())
+        assert after == i * LARGE
+        assert seen.writable
+    # The store's copy is as it was.
+    assert_shared(Parallel()(delayed(look)(array) for _ in range(2)), numbers())
+
+
+def test_no_sharing_without_max_nbytes(backend: object) -> None:
+    array = numbers()
+    for before, after, seen in Parallel(max_nbytes=None)(
+        delayed(overwrite)(array, 2) for _ in range(4)
+    ):
+        assert before == float(numbers().sum())
+        assert after == 2 * LARGE
+        assert seen.writable
+        assert not seen.is_stored
+    assert np.array_equal(array, numbers())
+
+
+def test_max_nbytes(backend: object) -> None:
+    array = numbers(size=SMALL)
+    half = Parallel(max_nbytes=SMALL * 8)(delayed(look)(array) for _ in range(4))
+    assert_shared(half, array)
+    more = Parallel(max_nbytes=SMALL * 8 + 1)(delayed(look)(array) for _ in range(4))
+    assert not any(s.is_stored for s in more)
+
+
+@pytest.mark.parametrize("mode", ["r+", "w+"])
+def test_modes_that_would_write_to_the_callers_data(mode: str, backend: object) -> None:
+    with pytest.raises(OptionValueError, match=f"mmap_mode='{mode[0]}\\+'"):
+        Parallel(mmap_mode=mode)([delayed(abs)(1), delayed(abs)(2)])
+
+
+def test_temp_folder(backend: object, tmp_path: Path) -> None:
+    array = numbers()
+    seen = Parallel(temp_folder=str(tmp_path))(delayed(look)(array) for _ in range(4))
+    assert_shared(seen, array)
+    assert {Path(s.file).parent for s in seen} == {tmp_path / FOLDER}
+
+
+# ------------------------------------------------------------------------------- results
+def result_files() -> set[str]:
+    """Files of results for this process."""
+    store = host_store()
+    return {
+        name
+        for one in store.stores
+        for name in os.listdir(one.folder)
+        if name.startswith(store.owner) and RESULT in name
+    }
+
+
+@pytest.fixture
+def results_left() -> Callable[[], set[str]]:
+    """What there is of results that was not there before the test."""
+    before = result_files()
+    return lambda: result_files() - before
+
+
+Left = Callable[[], set[str]]
+
+
+def test_large_results(backend: object, results_left: Left) -> None:
+    results = Parallel()(delayed(numbers)(i) for i in range(20))
+    assert results_left() == set()
+    for i, result in enumerate(results):
+        assert np.array_equal(result, numbers(i))
+        result[0] = 7
+        assert result[0] == 7
+    assert [look(result).is_stored for result in results] == [True] * 20
+
+
+def make_large(kind: str, number: int) -> Any:
+    array = numbers(number)
+    return {
+        "tuple": (number, {"array": array, "again": array}),
+        "strided": numbers(number, 2 * LARGE)[::2],
+        "bytes": array.tobytes(),
+        "read-only": np.frombuffer(array.tobytes()),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["strided", "bytes", "read-only"])
+def test_large_results_of_other_kinds(
+    kind: str, backend: object, results_left: Left
+) -> None:
+    results = Parallel()(delayed(make_large)(kind, i) for i in range(4))
+    for i, result in enumerate(results):
+        expected = make_large(kind, i)
+        assert type(result) is type(expected)
+        assert np.array_equal(result, expected)
+    assert results_left() == set()
+
+
+def test_large_results_within_others(backend: object, results_left: Left) -> None:
+    for i, (number, found) in enumerate(
+        Parallel()(delayed(make_large)("tuple", i) for i in range(4))
+    ):
+        assert number == i
+        assert np.array_equal(found["array"], numbers(i))
+        assert found["array"] is found["again"]
+    assert results_left() == set()
+
+
+def test_a_shared_array_given_back(backend: object, results_left: Left) -> None:
+    array = numbers()
+    for result in Parallel()(delayed(np.asarray)(array) for _ in range(4)):
+        assert np.array_equal(result, array)
+    assert results_left() == set()
+
+
+# Of a batch that does not end, the results so far have been written.
+def test_results_of_a_call_that_fails(
+    backend: object, tmp_path: Path, results_left: Left
+) -> None:
+    with pytest.raises(ValueError, match="the one that fails"):
+        Parallel(batch_size=2)(
+            [
+                delayed(numbers)(0),
+                delayed(spin)(str(tmp_path), 0),
+                delayed(fail_when_all_run)(str(tmp_path), 1),
+                delayed(abs)(1),
+            ]
+        )
+    wait_until(lambda: not results_left(), 5, lambda: f"left: {results_left()}")
+
+
+@pytest.mark.filterwarnings("ignore:.*have been cancelled:UserWarning")
+def test_results_that_nobody_takes(
+    backend: object, tmp_path: Path, results_left: Left
+) -> None:
+    tasks = [delayed(abs)(1)] * 2 + [
+        delayed(numbers)(0),
+        delayed(spin)(str(tmp_path), 0),
+    ]
+    results = Parallel(batch_size=2, return_as="generator")(tasks)
+    assert next(results) == 1
+    wait_until(lambda: marks(tmp_path), 30, lambda: "the last task does not run")
+    results.close()
+    wait_until(lambda: not results_left(), 5, lambda: f"left: {results_left()}")
+
+
+def die_once(folder: str) -> int:
+    if not os.listdir(folder):
+        mark(folder, "died")
+        os._exit(1)
+    return 1
+
+
+def test_results_of_a_worker_that_died(
+    backend: object, tmp_path: Path, results_left: Left
+) -> None:
+    tasks = [delayed(numbers)(0), delayed(die_once)(str(tmp_path))]
+    array, *rest = Parallel(batch_size=2)(tasks + [delayed(abs)(1)] * 2)
+    assert np.array_equal(array, numbers(0))
+    assert rest == [1, 1, 1]
+    wait_until(lambda: not results_left(), 5, lambda: f"left: {results_left()}")
+
+
+# -------------------------------------------------------------------------- what is left
+SCRIPT = """
+import os, sys
+import numpy as np
+import joblib, joblib_distributed
+from joblib import Parallel, delayed
+array = np.ones(200_000)
+with joblib.parallel_config(backend="dask.distributed", n_workers=2):
+    results = Parallel()(delayed(np.sqrt)(array) for _ in range(4))
+print(all((result == 1).all() for result in results), *os.listdir(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("end", ["joblib_distributed.shutdown()", ""])
+def test_a_script_leaves_no_store(end: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT + end, str(tmp_path)],
+        env={**os.environ, "JOBLIB_TEMP_FOLDER": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+    assert (done.stdout, done.stderr) == (f"True {FOLDER}\n", "")
+    wait_until(
+        lambda: not os.listdir(tmp_path), 10, lambda: f"left: {os.listdir(tmp_path)}"
+    )
+
+
+# ------------------------------------------------------------------------- other machines
+@pytest.fixture(scope="module")
+def other_machine(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[CommandLineCluster]:
+    """Workers that have a store, but not ours."""
+    folder = str(tmp_path_factory.mktemp("other-machine"))
+    with CommandLineCluster(2, 1, env={"JOBLIB_TEMP_FOLDER": folder}) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def elsewhere(other_machine: CommandLineCluster) -> Iterator[Cluster]:
+    """A cluster of which this process does not know yet where it is."""
+    host = other_machine.address
+    with joblib.parallel_config(backend="dask.distributed", scheduler_host=host):
+        yield find_cluster(Options(scheduler_host=host))
+    joblib_distributed.get_client(scheduler_host=host).close()
+
+
+def test_workers_without_our_store_are_sent_the_data(elsewhere: Cluster) -> None:
+    array = numbers()
+    assert not elsewhere.is_elsewhere
+    first = Parallel()(delayed(look)(array) for _ in range(8))
+    assert [s.total for s in first] == [float(array.sum())] * 8
+    assert not any(s.is_stored or s.writable for s in first)
+    assert elsewhere.is_elsewhere
+    # From now on data is in the tasks themselves.
+    second = Parallel()(delayed(look)(array) for _ in range(8))
+    assert [s.total for s in second] == [float(array.sum())] * 8
+    assert all(s.writable and not s.is_stored for s in second)
+
+
+def test_workers_without_our_store_give_results(
+    elsewhere: Cluster, results_left: Left
+) -> None:
+    for _ in range(2):
+        for i, result in enumerate(Parallel()(delayed(numbers)(i) for i in range(4))):
+            assert np.array_equal(result, numbers(i))
+            assert result.flags.writeable
+            assert not look(result).is_stored
+    assert results_left() == set()
+
+
+def test_a_methods_object_is_sent_to_workers_without_our_store(
+    elsewhere: Cluster,
+) -> None:
+    model = Model(numbers())
+    for _ in range(2):
+        seen = Parallel()(delayed(model.look)(i) for i in range(4))
+        assert [s.total for s in seen] == [float(model.array.sum())] * 4
+
+
+@pytest.mark.parametrize("mode", ["c", None])
+def test_private_copies_without_our_store(elsewhere: Cluster, mode: str | None) -> None:
+    array = numbers()
+    for i, (before, after, seen) in enumerate(
+        Parallel(mmap_mode=mode)(delayed(overwrite)(array, i) for i in range(4))
+    ):
+        assert before == float(array.sum())
+        assert after == i * LARGE
+        assert seen.writable

@@ -1,0 +1,334 @@
+"""Objects as bytes and references to their large buffers."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from joblib_distributed.data.buffers import (
+    Apart,
+    name_of,
+    pack_apart,
+    size_of,
+    unpack_apart,
+)
+
+LEAST = 100_000
+
+pytestmark = pytest.mark.filterwarnings("ignore:the matrix subclass")
+
+#: Rows of arrays; each column of floats is twice as large as `LEAST`.
+ROWS = 25_000
+
+
+def floats() -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).random((ROWS, 2))
+
+
+def with_large_mask() -> np.ndarray[Any, Any]:
+    array = np.repeat(floats(), 5, axis=0)
+    return np.ma.MaskedArray(array, array > 0.5)
+
+
+def with_hard_mask() -> np.ndarray[Any, Any]:
+    array = np.ma.MaskedArray(floats(), floats() > 0.5, fill_value=7)
+    array.harden_mask()
+    return array
+
+
+def brought(apart: Apart, *, read_only: bool = True) -> Any:
+    """Rebuild an object as another process does."""
+    kind: Callable[[memoryview], Any] = bytes if read_only else bytearray
+    buffers = [memoryview(kind(buffer)) for buffer in apart.buffers]
+    return unpack_apart(apart.packed, buffers, apart.strings)
+
+
+def assert_same_array(found: Any, value: Any) -> None:
+    assert type(found) is (np.ndarray if type(value) is np.memmap else type(value))
+    assert found.dtype == value.dtype
+    assert found.dtype.type is value.dtype.type
+    assert found.shape == value.shape
+    assert np.array_equal(np.asarray(found), np.asarray(value))
+
+
+ARRAYS: dict[str, Callable[[], Any]] = {
+    "plain": floats,
+    "one dimension": lambda: np.arange(ROWS),
+    "Fortran order": lambda: np.asfortranarray(floats()),
+    "transposed": lambda: floats().T,
+    "every other row": lambda: np.repeat(floats(), 2, axis=0)[::2],
+    "backwards": lambda: floats()[::-1],
+    "a column": lambda: floats()[:, 1],
+    "axes exchanged": lambda: floats().reshape(50, 50, 20).transpose(1, 0, 2),
+    "broadcast": lambda: np.broadcast_to(np.arange(10.0), (ROWS, 10)),
+    "dates": lambda: np.arange(ROWS).astype("M8[ns]"),
+    "durations": lambda: np.arange(ROWS).astype("m8[s]"),
+    "dates backwards": lambda: np.arange(ROWS).astype("M8[D]")[::-1],
+    "complex": lambda: floats() + 1j,
+    "booleans": lambda: np.repeat(floats() > 0.5, 10, axis=0),
+    "text": lambda: np.array(["abc"] * ROWS),
+    "strings": lambda: np.array([b"abcdef"] * ROWS),
+    "big endian": lambda: floats().astype(">f8"),
+    "half": lambda: np.repeat(floats(), 2, axis=0).astype("f2"),
+    "structured": lambda: np.ones(ROWS, [("a", "i4"), ("b", "f8", (2,))]),
+    "structured with gaps": lambda: np.ones(
+        ROWS, np.dtype([("a", "i1"), ("b", "f8")], align=True)
+    ),
+    "records": lambda: np.rec.fromarrays(floats().T, names="a,b"),
+    "matrix": lambda: np.matrix(floats()),
+    "matrix backwards": lambda: np.matrix(floats())[::-1],
+    "read-only": lambda: np.frombuffer(bytes(range(250)) * 1000, "u1"),
+    "no axis": lambda: np.array(b"x" * 200_000),
+}
+
+
+@pytest.mark.parametrize("make", ARRAYS.values(), ids=ARRAYS)
+def test_arrays(make: Callable[[], Any]) -> None:
+    value = make()
+    apart = pack_apart(value, LEAST)
+    assert len(apart.packed) < 1000
+    assert [buffer.nbytes for buffer in apart.buffers] == [value.nbytes]
+    assert apart.strings == 0
+    found = brought(apart)
+    assert_same_array(found, value)
+    assert not found.flags.writeable
+    assert_same_array(brought(apart, read_only=False), value)
+
+
+@pytest.mark.parametrize("make", ARRAYS.values(), ids=ARRAYS)
+def test_arrays_in_writable_buffers_are_as_pickle_makes_them(
+    make: Callable[[], Any],
+) -> None:
+    value = make()
+    found = brought(pack_apart(value, LEAST), read_only=False)
+    usual = pickle.loads(pickle.dumps(value, protocol=5))
+    assert found.flags.writeable == usual.flags.writeable
+
+
+def test_fortran_order_stays() -> None:
+    for value in (np.asfortranarray(floats()), floats().T):
+        found = brought(pack_apart(value, LEAST))
+        assert found.flags.f_contiguous
+        assert not found.flags.c_contiguous
+
+
+def test_contiguous_arrays_are_not_copied() -> None:
+    for value in (floats(), floats().T, np.arange(ROWS).astype("M8[s]")):
+        (buffer,) = pack_apart(value, LEAST).buffers
+        assert np.shares_memory(np.frombuffer(buffer, "u1"), value)
+
+
+def test_memory_maps(tmp_path: Path) -> None:
+    value = np.memmap(tmp_path / "map", float, "w+", shape=(ROWS, 2))
+    value[:] = floats()
+    for part in (value, value[10:], value[::2]):
+        apart = pack_apart(part, LEAST)
+        assert len(apart.packed) < 1000
+        assert [buffer.nbytes for buffer in apart.buffers] == [part.nbytes]
+        assert_same_array(brought(apart), part)
+
+
+@pytest.mark.parametrize(
+    ("make", "buffers"),
+    [
+        (lambda: np.ma.MaskedArray(floats()), 1),
+        (lambda: np.ma.MaskedArray(floats(), np.repeat(True, 2 * ROWS)), 1),
+        (with_large_mask, 2),
+        (with_hard_mask, 1),
+        (lambda: np.ma.MaskedArray(np.arange(ROWS).astype("M8[s]"))[::-1], 1),
+    ],
+    ids=["no mask", "all masked", "large mask", "hard mask", "dates backwards"],
+)
+def test_masked_arrays(make: Callable[[], Any], buffers: int) -> None:
+    value = make()
+    apart = pack_apart(value, LEAST)
+    assert len(apart.packed) < LEAST
+    assert len(apart.buffers) == buffers
+    found = brought(apart)
+    assert type(found) is np.ma.MaskedArray
+    assert_same_array(found.data, value.data)
+    assert_same_array(np.ma.getmaskarray(found), np.ma.getmaskarray(value))
+    assert (found.mask is np.ma.nomask) == (value.mask is np.ma.nomask)
+    assert np.array_equal(found.fill_value, value.fill_value, equal_nan=True)
+    assert found.hardmask == value.hardmask
+
+
+class Named(np.ndarray[Any, Any]):
+    """An array of the user's, with more to it than its data."""
+
+    name = "none"
+
+    def __array_finalize__(self, other: object) -> None:
+        self.name = getattr(other, "name", "none")
+
+    def __reduce__(self) -> Any:
+        return _named, (np.asarray(self), self.name)
+
+
+def _named(array: Any, name: str) -> Any:
+    found = array.view(Named)
+    found.name = name
+    return found
+
+
+def test_subclasses_of_the_users_pickle_as_they_want() -> None:
+    value = floats()[::2].view(Named)
+    value.name = "mine"
+    apart = pack_apart(value, LEAST)
+    assert [buffer.nbytes for buffer in apart.buffers] == [value.nbytes]
+    found = brought(apart)
+    assert_same_array(found, value)
+    assert found.name == "mine"
+
+
+def test_arrays_of_objects_share_nothing() -> None:
+    value = np.array([{}, 1, "text"] * ROWS, dtype=object)
+    apart = pack_apart(value, LEAST)
+    assert apart.buffers == []
+    assert_same_array(brought(apart), value)
+
+
+def test_data_frames() -> None:
+    pandas = pytest.importorskip("pandas")
+    value = pandas.DataFrame(
+        {
+            "float": floats()[:, 0],
+            "int": np.arange(ROWS),
+            "date": pandas.date_range("2020", periods=ROWS, freq="s"),
+        }
+    )
+    apart = pack_apart(value, LEAST)
+    assert len(apart.packed) < LEAST
+    assert sum(buffer.nbytes for buffer in apart.buffers) == 3 * 8 * ROWS
+    pandas.testing.assert_frame_equal(brought(apart), value)
+
+
+def test_series() -> None:
+    pandas = pytest.importorskip("pandas")
+    many = pandas.Categorical(np.arange(200_000) % 7)
+    for value in (pandas.Series(floats()[:, 0]), pandas.Series(many)):
+        apart = pack_apart(value, LEAST)
+        assert len(apart.packed) < LEAST
+        assert len(apart.buffers) == 1
+        pandas.testing.assert_series_equal(brought(apart), value)
+
+
+@pytest.mark.parametrize("format", ["csr", "csc", "coo"])
+def test_sparse_matrices(format: str) -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    value = sparse.random(500, 500, 0.2, format=format, random_state=0)
+    apart = pack_apart(value, LEAST)
+    assert len(apart.packed) < LEAST
+    assert apart.buffers
+    found = brought(apart)
+    assert type(found) is type(value)
+    assert found.shape == value.shape
+    assert (found != value).nnz == 0
+
+
+# --------------------------------------------------------------------------------- bytes
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_strings(kind: Callable[[bytes], Any]) -> None:
+    value = kind(b"ab" * LEAST)
+    apart = pack_apart(value, LEAST)
+    assert len(apart.packed) < 100
+    assert apart.strings == 1
+    assert [buffer.nbytes for buffer in apart.buffers] == [len(value)]
+    found = brought(apart)
+    assert type(found) is kind
+    assert found == value
+
+
+def test_arrays_and_strings_beside_each_other() -> None:
+    array, text = floats(), b"ab" * LEAST
+    apart = pack_apart({"a": array, "b": [text, bytearray(text)], "c": array}, LEAST)
+    assert apart.strings == 2
+    sizes = [buffer.nbytes for buffer in apart.buffers]
+    assert sizes == [len(text), len(text), array.nbytes]
+    found = brought(apart)
+    assert found["b"] == [text, bytearray(text)]
+    assert type(found["b"][1]) is bytearray
+    assert_same_array(found["a"], array)
+    assert found["a"] is found["c"]
+
+
+# ------------------------------------------------------------------------------- objects
+@pytest.mark.parametrize("make", [floats, lambda: floats()[::2]], ids=["plain", "view"])
+def test_what_was_one_object_is_one(make: Callable[[], Any]) -> None:
+    array = make()
+    apart = pack_apart({"a": [(array, {"k": array})], "b": array}, LEAST)
+    assert len(apart.buffers) == 1
+    found = brought(apart)
+    assert found["a"][0][0] is found["a"][0][1]["k"] is found["b"]
+    assert_same_array(found["b"], array)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_a_large_string_that_was_one_object_is_one(kind: Callable[[bytes], Any]) -> None:
+    text = kind(b"ab" * LEAST)
+    apart = pack_apart([text, text], LEAST)
+    assert len(apart.buffers) == 1
+    first, second = brought(apart)
+    assert first is second
+
+
+def test_arrays_in_closures_and_instances() -> None:
+    array = floats()
+
+    class Model:
+        def __init__(self) -> None:
+            self.array = array
+
+        def total(self) -> float:
+            return float(self.array.sum())
+
+    for function in (lambda: float(array.sum()), Model().total):
+        apart = pack_apart(function, LEAST)
+        assert [buffer.nbytes for buffer in apart.buffers] == [array.nbytes]
+        assert brought(apart)() == float(array.sum())
+
+
+@pytest.mark.parametrize("size", [LEAST - 1, LEAST])
+@pytest.mark.parametrize("kind", [bytes, bytearray, np.ones])
+def test_large_begins_at_the_threshold(size: int, kind: Callable[..., Any]) -> None:
+    value = np.ones(size, "u1") if kind is np.ones else kind(size)
+    apart = pack_apart(value, LEAST)
+    assert len(apart.buffers) == (size >= LEAST)
+    assert (len(apart.packed) > size) == (size < LEAST)
+    assert bytes(brought(apart)) == bytes(value)
+
+
+@pytest.mark.parametrize(
+    "value", [floats(), floats()[::2], b"ab" * LEAST, {"a": bytearray(LEAST)}]
+)
+def test_nothing_is_shared_without_a_threshold(value: Any) -> None:
+    apart = pack_apart(value, None)
+    assert apart == Apart(apart.packed, (), 0)
+    found = pickle.loads(apart.packed)
+    assert type(found) is type(value)
+    assert np.array_equal(found, value) if type(value) is np.ndarray else found == value
+
+
+# --------------------------------------------------------------------------------- names
+def test_equal_content_has_one_name() -> None:
+    assert name_of(memoryview(b"content")) == name_of(memoryview(bytearray(b"content")))
+
+
+def test_names_differ_by_content_and_carry_the_size() -> None:
+    contents: Sequence[bytes] = [b"", b"a", b"b", b"aa", bytes(2), bytes(3), b"\0\1"]
+    names = [name_of(memoryview(content)) for content in contents]
+    assert len(set(names)) == len(contents)
+    assert [size_of(name) for name in names] == list(map(len, contents))
+    assert all(len(name.partition("-")[0]) == 32 for name in names)
+
+
+def test_a_single_bit_changes_the_name() -> None:
+    array = floats()
+    before = name_of(memoryview(array).cast("B"))
+    array.view("u1")[-1, -1] ^= 1
+    assert name_of(memoryview(array).cast("B")) != before

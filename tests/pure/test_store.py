@@ -1,0 +1,730 @@
+"""One copy of each large buffer per host: files, locks, and who may remove what."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from joblib_distributed.data import host
+from joblib_distributed.data.buffers import name_of, size_of
+from joblib_distributed.data.folders import StoreError
+from joblib_distributed.data.host import HostStore
+from joblib_distributed.data.store import HOST, Buffer, Store
+from joblib_distributed.data.writing import NoRoomError
+
+fcntl = pytest.importorskip("fcntl")
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
+
+DEADLINE = 20
+
+
+@pytest.fixture
+def open_store(tmp_path: Path) -> Iterator[Callable[..., Store]]:
+    """Open stores in one folder, as so many processes would."""
+    opened: list[Store] = []
+
+    def open_one(**keywords: Any) -> Store:
+        opened.append(Store(tmp_path, **keywords))
+        return opened[-1]
+
+    yield open_one
+    for store in opened:
+        store.close()
+
+
+def name(content: bytes) -> str:
+    return name_of(memoryview(content))
+
+
+def put(store: Store, content: bytes) -> Buffer:
+    return store.put(name(content), memoryview(content))
+
+
+def files(store: Store) -> set[str]:
+    """Names of all that is in the folder, but for what makes it a store."""
+    return set(os.listdir(store.folder)) - {HOST}
+
+
+def use_at(store: Store, content: bytes, second: float) -> None:
+    """Say when a buffer was last used."""
+    os.utime(store.folder / name(content), (second, second))
+
+
+class Process:
+    """Another process with a store on a folder; its script says when it is ready."""
+
+    def __init__(self, parent: Path, script: str) -> None:
+        self.popen = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                "import os, sys\n"
+                "from joblib_distributed.data.store import Store\n"
+                "store = Store(sys.argv[1])\n"
+                f"{script}\n"
+                "print('ready', flush=True)\n"
+                "sys.stdin.read()\n",
+                str(parent),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Process:
+        assert self.popen.stdout is not None
+        assert self.popen.stdout.readline() == "ready\n"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.popen.kill()
+        self.popen.communicate(timeout=DEADLINE)
+
+    def kill(self) -> None:
+        self.popen.kill()
+        self.popen.wait(DEADLINE)
+
+
+# ------------------------------------------------------------------- putting and getting
+def test_what_was_put_is_got(open_store: Callable[..., Store]) -> None:
+    store = open_store()
+    assert store.get(name(b"content")) is None
+    buffer = put(store, b"content")
+    assert buffer.name == name(b"content")
+    assert bytes(buffer.view) == b"content"
+    assert files(store) == {buffer.name}
+    assert (store.folder / buffer.name).read_bytes() == b"content"
+    found = open_store().get(buffer.name)
+    assert found is not None
+    assert bytes(found.view) == b"content"
+
+
+def test_equal_content_is_put_once(open_store: Callable[..., Store]) -> None:
+    store = open_store()
+    buffer = put(store, b"content")
+    inode = (store.folder / buffer.name).stat().st_ino
+    assert put(store, bytes(bytearray(b"content"))) is buffer
+    again = put(open_store(), b"content")
+    assert again.name == buffer.name
+    assert (store.folder / buffer.name).stat().st_ino == inode
+    assert files(store) == {buffer.name}
+
+
+def test_buffers_are_mapped_read_only_and_aligned(
+    open_store: Callable[..., Store],
+) -> None:
+    store = open_store()
+    content = np.arange(1000.0)
+    buffer = store.put(name_of(memoryview(content).cast("B")), content.data.cast("B"))
+    array = np.frombuffer(buffer.view)
+    assert np.array_equal(array, content)
+    assert not array.flags.writeable
+    assert array.ctypes.data % 64 == 0
+    assert array.ctypes.data % mmap.PAGESIZE == 0
+    with pytest.raises(TypeError, match="read-only"):
+        buffer.view[0] = 1
+
+
+def test_private_copies_are_written_to_alone(open_store: Callable[..., Store]) -> None:
+    store = open_store()
+    buffer = put(store, b"content")
+    first = store.get_private(buffer.name)
+    second = store.get_private(buffer.name)
+    assert first is not None
+    assert second is not None
+    first[:3] = b"CON"
+    assert bytes(first) == b"CONtent"
+    assert bytes(second) == bytes(buffer.view) == b"content"
+    assert store.get_private(name(b"other")) is None
+
+
+def test_the_same_folder_is_the_same_store(
+    open_store: Callable[..., Store], tmp_path: Path
+) -> None:
+    one, other = open_store(), open_store()
+    assert one.folder == other.folder == tmp_path / f"joblib-distributed-{os.getuid()}"
+    assert one.identity == other.identity
+    assert len(one.identity) == 32
+
+
+def test_another_folder_is_another_store(
+    open_store: Callable[..., Store], tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = Store(tmp_path / "other")
+    try:
+        assert other.identity != open_store().identity
+    finally:
+        other.close()
+
+
+@pytest.mark.parametrize("damage", ["link", "size"])
+def test_what_no_store_made_is_not_got(
+    open_store: Callable[..., Store], tmp_path: Path, damage: str
+) -> None:
+    store = open_store()
+    path = store.folder / name(b"content")
+    if damage == "link":
+        (tmp_path / "target").write_bytes(b"content")
+        path.symlink_to(tmp_path / "target")
+    else:
+        path.write_bytes(b"cont")
+    assert store.get(name(b"content")) is None
+
+
+@on_linux
+def test_a_mapping_takes_no_descriptor(open_store: Callable[..., Store]) -> None:
+    store = open_store()
+    before = len(os.listdir("/proc/self/fd"))
+    kept = [put(store, b"%d" % i) for i in range(100)]
+    copies = [store.get_private(buffer.name) for buffer in kept]
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert [bytes(buffer.view) for buffer in kept] == [b"%d" % i for i in range(100)]
+    assert None not in copies
+
+
+@on_linux
+def test_what_is_dropped_is_unmapped(open_store: Callable[..., Store]) -> None:
+    store = open_store()
+    buffer = put(store, b"content")
+    assert str(store.folder / buffer.name) in Path("/proc/self/maps").read_text()
+    del buffer
+    assert str(store.folder) not in Path("/proc/self/maps").read_text()
+
+
+# ------------------------------------------------------------------------------ evicting
+def in_use_as_buffer(buffer: Buffer) -> object:
+    return buffer
+
+
+def in_use_as_view(buffer: Buffer) -> object:
+    return buffer.view
+
+
+def in_use_as_slice(buffer: Buffer) -> object:
+    return buffer.view[2:3]
+
+
+def in_use_as_array(buffer: Buffer) -> object:
+    return np.frombuffer(buffer.view, "u1")
+
+
+def in_use_as_view_of_array(buffer: Buffer) -> object:
+    return np.frombuffer(buffer.view, "u1")[::2]
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        in_use_as_buffer,
+        in_use_as_view,
+        in_use_as_slice,
+        in_use_as_array,
+        in_use_as_view_of_array,
+    ],
+)
+def test_what_is_in_use_is_not_evicted(
+    open_store: Callable[..., Store], user: Callable[[Buffer], object]
+) -> None:
+    store, other = open_store(), open_store(cap=1)
+    used = user(put(store, b"content"))
+    other.trim()
+    assert not other.evict_for(1)
+    assert files(store) == {name(b"content")}
+    del used
+    other.trim()
+    assert files(store) == set()
+    assert store.get(name(b"content")) is None
+
+
+def test_a_private_copy_is_in_use_too(open_store: Callable[..., Store]) -> None:
+    store, other = open_store(), open_store(cap=1)
+    copy = store.get_private(put(store, b"content").name)
+    other.trim()
+    assert files(store) == {name(b"content")}
+    del copy
+    other.trim()
+    assert files(store) == set()
+
+
+def test_what_another_process_uses_is_not_evicted(
+    open_store: Callable[..., Store], tmp_path: Path
+) -> None:
+    store = open_store(cap=1)
+    with Process(
+        tmp_path, f"used = store.put({name(b'content')!r}, memoryview(b'content'))"
+    ) as process:
+        store.trim()
+        assert files(store) == {name(b"content")}
+        process.kill()
+        store.trim()
+        assert files(store) == set()
+
+
+def test_the_least_recently_used_goes_first(open_store: Callable[..., Store]) -> None:
+    store = open_store(cap=12)
+    contents = [b"aaaa", b"bbbb", b"cccc"]
+    for second, content in enumerate(contents):
+        put(store, content)
+        use_at(store, content, second)
+    store.trim()
+    assert files(store) == set(map(name, contents))
+    store.get(name(b"aaaa"))
+    store.trim(coming=1)
+    assert files(store) == {name(b"aaaa"), name(b"cccc")}
+    use_at(store, b"aaaa", 10)
+    put(store, b"dddd5")
+    assert files(store) == {name(b"aaaa"), name(b"dddd5")}
+
+
+def test_the_cap_does_not_count_what_is_in_use_out(
+    open_store: Callable[..., Store],
+) -> None:
+    """What is in use stays, even above the cap, and all else goes for it."""
+    store = open_store(cap=4)
+    used = put(store, b"aaaaaaaa")
+    use_at(store, b"aaaaaaaa", 0)
+    put(store, b"bb")
+    store.trim()
+    assert files(store) == {used.name}
+
+
+def test_evicting_for_room_stops_when_there_is_enough(
+    open_store: Callable[..., Store],
+) -> None:
+    store = open_store()
+    for second, content in enumerate([b"aaaa", b"bbbb", b"cccc"]):
+        put(store, content)
+        use_at(store, content, second)
+    assert store.evict_for(5)
+    assert files(store) == {name(b"cccc")}
+    assert not store.evict_for(5)
+    assert files(store) == set()
+
+
+# --------------------------------------------------------------- being written, or killed
+def test_one_at_a_time_receives(open_store: Callable[..., Store]) -> None:
+    store, other = open_store(), open_store()
+    wanted = name(b"content")
+    part = store.receive(wanted)
+    assert part is not None
+    assert other.receive(wanted) is None
+    assert store.receive(wanted) is None
+    part.write(memoryview(b"con"))
+    part.write(memoryview(b"tent"))
+    assert part.read(2, 3) == b"nte"
+    assert other.get(wanted) is None
+    buffer = part.publish()
+    part.close()
+    assert buffer is not None
+    assert bytes(buffer.view) == b"content"
+    assert files(store) == {wanted}
+
+
+def test_what_was_not_published_is_removed(open_store: Callable[..., Store]) -> None:
+    store = open_store()
+    part = store.receive(name(b"content"))
+    assert part is not None
+    part.write(memoryview(b"con"))
+    part.close()
+    part.close()
+    assert files(store) == set()
+    again = open_store().receive(name(b"content"))
+    assert again is not None
+    again.close()
+
+
+def test_what_a_killed_process_was_writing_is_swept(
+    open_store: Callable[..., Store], tmp_path: Path
+) -> None:
+    store = open_store()
+    wanted = name(b"content")
+    with Process(
+        tmp_path,
+        f"part = store.receive({wanted!r})\npart.write(memoryview(b'con'))",
+    ) as process:
+        store.sweep()
+        assert files(store) == {wanted + ".part"}
+        assert store.receive(wanted) is None
+        process.kill()
+        store.sweep()
+        assert files(store) == set()
+
+
+def test_who_receives_begins_anew_what_a_killed_process_left(
+    open_store: Callable[..., Store], tmp_path: Path
+) -> None:
+    store = open_store()
+    wanted = name(b"content")
+    with Process(
+        tmp_path,
+        f"part = store.receive({wanted!r})\npart.write(memoryview(b'not this'))",
+    ) as process:
+        process.kill()
+    part = store.receive(wanted)
+    assert part is not None
+    part.write(memoryview(b"content"))
+    buffer = part.publish()
+    part.close()
+    assert buffer is not None
+    assert (store.folder / wanted).read_bytes() == b"content"
+
+
+def test_who_opens_a_store_sweeps_it(
+    open_store: Callable[..., Store], tmp_path: Path
+) -> None:
+    store = open_store()
+    with Process(tmp_path, f"part = store.receive({name(b'x')!r})") as process:
+        process.kill()
+    assert files(store) == {name(b"x") + ".part"}
+    open_store()
+    assert files(store) == set()
+
+
+def own(store: Store) -> None:
+    os.close(store.own("me"))
+
+
+@pytest.mark.parametrize(
+    ("write", "expected"),
+    [
+        (lambda store: put(store, b"content").name, name(b"content")),
+        (lambda store: store.put_result("me", memoryview(b"x"))[:10], "me.result."),
+        (own, "me.owner"),
+    ],
+    ids=["buffer", "result", "owner"],
+)
+def test_a_sweep_between_making_a_file_and_locking_it(
+    open_store: Callable[..., Store],
+    monkeypatch: pytest.MonkeyPatch,
+    write: Callable[[Store], object],
+    expected: str,
+) -> None:
+    """1. A file is made. 2. A sweep locks and removes it. 3. Its maker locks it."""
+    store, other = open_store(), open_store()
+    flock = fcntl.flock
+    swept: list[int] = []
+
+    def flock_after_a_sweep(descriptor: int, operation: int) -> None:
+        if not swept and operation & fcntl.LOCK_EX:
+            swept.append(descriptor)
+            other.sweep()
+            if operation & fcntl.LOCK_NB:
+                raise BlockingIOError("the sweep had not let go yet")
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock_after_a_sweep)
+    write(store)
+    assert swept
+    (left,) = files(store)
+    assert left.startswith(expected)
+
+
+# ------------------------------------------------------------------------------- results
+def test_a_result_is_taken_once_and_writable(open_store: Callable[..., Store]) -> None:
+    driver, worker = open_store(), open_store()
+    owning = driver.own("me")
+    try:
+        result = worker.put_result("me", memoryview(b"result"))
+        assert size_of(result) == 6
+        assert files(driver) == {"me.owner", result}
+        view = driver.take(result)
+        assert view is not None
+        assert files(driver) == {"me.owner"}
+        assert driver.take(result) is None
+        view[:1] = b"R"
+        assert bytes(view) == b"Result"
+    finally:
+        os.close(owning)
+
+
+def test_equal_results_are_two(open_store: Callable[..., Store]) -> None:
+    store = open_store()
+    names = {store.put_result("me", memoryview(b"result")) for _ in range(2)}
+    assert len(names) == 2
+    assert files(store) == names
+
+
+def test_results_are_not_evicted_for_buffers(open_store: Callable[..., Store]) -> None:
+    store = open_store(cap=1)
+    result = store.put_result("me", memoryview(b"result"))
+    store.trim()
+    assert not store.evict_for(1)
+    assert files(store) == {result}
+
+
+def test_results_of_a_dead_owner_are_swept(
+    open_store: Callable[..., Store], tmp_path: Path
+) -> None:
+    store = open_store()
+    with Process(tmp_path, "owning = store.own('other')") as process:
+        mine = store.own("me")
+        wanted = store.put_result("me", memoryview(b"result"))
+        unwanted = store.put_result("other", memoryview(b"result"))
+        store.sweep()
+        assert files(store) == {"me.owner", "other.owner", wanted, unwanted}
+        process.kill()
+        store.sweep()
+        assert files(store) == {"me.owner", wanted}
+    os.close(mine)
+
+
+def test_a_host_store_takes_what_another_one_put(tmp_path: Path) -> None:
+    driver, worker = HostStore([str(tmp_path)]), HostStore([str(tmp_path)])
+    assert driver.identity == worker.identity
+    assert driver.owner != worker.owner
+    driver.want_results()
+    driver.want_results()
+    result = worker.put_result(driver.owner, memoryview(b"result"))
+    view = driver.take_result(result)
+    assert view is not None
+    assert bytes(view) == b"result"
+    assert not view.readonly
+    assert driver.take_result(result) is None
+    driver.close()
+    worker.close()
+    assert os.listdir(tmp_path) == []
+
+
+# --------------------------------------------------------------------- entering, leaving
+def test_the_last_one_out_removes_the_folder(tmp_path: Path) -> None:
+    first, second = Store(tmp_path), Store(tmp_path)
+    put(first, b"content")
+    first.close()
+    assert os.listdir(second.folder)
+    found = second.get(name(b"content"))
+    assert found is not None
+    second.close()
+    second.close()
+    assert os.listdir(tmp_path) == []
+    assert bytes(found.view) == b"content"
+
+
+def test_who_comes_after_the_last_one_makes_a_new_store(tmp_path: Path) -> None:
+    first = Store(tmp_path)
+    first.close()
+    second = Store(tmp_path)
+    assert second.identity != first.identity
+    second.close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_killed_process_is_cleaned_up_after(tmp_path: Path) -> None:
+    with Process(
+        tmp_path,
+        f"store.put({name(b'x')!r}, memoryview(b'x'))\nowning = store.own('other')",
+    ) as process:
+        process.kill()
+    (folder,) = tmp_path.iterdir()
+    assert set(os.listdir(folder)) == {HOST, "other.owner", name(b"x")}
+    store = Store(tmp_path)
+    assert files(store) == {name(b"x")}
+    store.close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_without_a_host_file_is_taken_over(tmp_path: Path) -> None:
+    """Its maker died before it had written one."""
+    folder = tmp_path / f"joblib-distributed-{os.getuid()}"
+    folder.mkdir(0o700)
+    store = Store(tmp_path)
+    assert len(store.identity) == 32
+    store.close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_many_come_and_go_at_once(tmp_path: Path) -> None:
+    """Each finds what it put, whoever has just removed the folder."""
+    script = (
+        "import sys\n"
+        "from joblib_distributed.data.buffers import name_of\n"
+        "from joblib_distributed.data.store import Store\n"
+        "for i in range(200):\n"
+        "    store = Store(sys.argv[1])\n"
+        "    content = memoryview(b'%d' % (i % 3))\n"
+        "    buffer = store.put(name_of(content), content)\n"
+        "    assert store.get(buffer.name).view == content\n"
+        "    store.close()\n"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]) for _ in range(3)
+    ]
+    try:
+        assert [process.wait(45) for process in processes] == [0, 0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait(DEADLINE)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_leaves_the_store_to_its_parent(tmp_path: Path) -> None:
+    script = (
+        "import os, sys\n"
+        "from joblib_distributed.data.store import Store\n"
+        "store = Store(sys.argv[1])\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    store.close()\n"
+        "    os._exit(0)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+        "before = os.listdir(store.folder)\n"
+        "Store(sys.argv[1]).close()\n"
+        "print(before, os.listdir(store.folder))\n"
+        "store.close()\n"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+    assert (out.stdout, out.stderr) == ("['host'] ['host']\n", "")
+    assert os.listdir(tmp_path) == []
+
+
+# --------------------------------------------------------------- folders that will not do
+def make_link(folder: Path) -> None:
+    (folder.parent / "target").mkdir(0o700)
+    folder.symlink_to(folder.parent / "target")
+
+
+def make_open_to_others(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o750)
+
+
+def make_file(folder: Path) -> None:
+    folder.touch(0o600)
+
+
+def make_of_another_user(folder: Path) -> None:
+    if os.getuid():
+        pytest.skip("only root can give a folder to another user")
+    folder.mkdir(0o700)
+    os.chown(folder, 65534, 65534)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (make_link, "is a link"),
+        (make_open_to_others, "mode must be 0700"),
+        (make_file, "is no folder"),
+        (make_of_another_user, "belongs to user 65534"),
+    ],
+)
+def test_a_folder_that_is_not_ours_alone_is_refused(
+    tmp_path: Path, make: Callable[[Path], None], reason: str
+) -> None:
+    folder = tmp_path / f"joblib-distributed-{os.getuid()}"
+    make(folder)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(StoreError, match=reason):
+        Store(tmp_path)
+    stores = HostStore([str(tmp_path)])
+    assert stores.stores == []
+    assert stores.identity == ""
+    assert reason in stores.refused[0]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+# ---------------------------------------------------------------------------------- room
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if shutil.which("mount") is None:
+        pytest.skip("no mount command")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True, timeout=DEADLINE)
+    if done.returncode:
+        pytest.skip(f"cannot mount: {done.stderr.strip()}")
+    yield folder
+    # Lazily: a failed test may have something mapped.
+    subprocess.run(["umount", "-l", str(folder)], check=True, timeout=DEADLINE)
+
+
+def half(number: int) -> bytes:
+    """Somewhat more than half of what fits into `small`."""
+    return bytes([number]) * 600_000
+
+
+def test_no_room_is_an_error_not_a_crash(small: Path) -> None:
+    store = Store(small)
+    used = put(store, half(1))
+    with pytest.raises(NoRoomError):
+        put(store, half(2))
+    with pytest.raises(NoRoomError):
+        store.put_result("me", memoryview(half(2)))
+    assert files(store) == {used.name}
+    assert bytes(used.view) == half(1)
+    del used
+    assert bytes(put(store, half(2)).view) == half(2)
+    assert files(store) == {name(half(2))}
+    store.close()
+
+
+def test_room_is_made_where_the_cap_leaves_none(small: Path) -> None:
+    """Somebody else fills the file system, too."""
+    store = Store(small, cap=10**9)
+    put(store, half(1))
+    buffer = put(store, half(2))
+    assert bytes(buffer.view) == half(2)
+    assert files(store) == {buffer.name}
+    store.close()
+
+
+def test_what_does_not_fit_goes_to_the_next_store(small: Path, tmp_path: Path) -> None:
+    stores = HostStore([str(small), str(tmp_path)])
+    first, second = stores.stores
+    assert stores.identity == first.identity
+    kept = [stores.put(memoryview(half(i))) for i in range(3)]
+    assert [buffer.store for buffer in kept] == [first, second, second]
+    for i, buffer in enumerate(kept):
+        found = stores.get(buffer.name)
+        assert found is buffer
+        assert bytes(buffer.view) == half(i)
+    result = stores.put_result(stores.owner, memoryview(half(9)))
+    assert result in files(second)
+    taken = stores.take_result(result)
+    assert taken is not None
+    assert bytes(taken) == half(9)
+    stores.close()
+
+
+def test_what_fits_nowhere_is_private_and_said_once(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "_has_warned", False)
+    stores = HostStore([str(small)])
+    kept = stores.put(memoryview(half(0)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        private = [stores.put(memoryview(half(i))) for i in (1, 2)]
+    assert [str(w.message) for w in caught] == [
+        "Large data is copied into every worker process: there is no store (none has "
+        "room). Free some of /dev/shm, or name a local folder with room in "
+        "temp_folder= or JOBLIB_TEMP_FOLDER."
+    ]
+    assert [bytes(b.view) for b in private] == [half(1), half(2)]
+    assert [b.store for b in private] == [None, None]
+    assert all(b.view.readonly for b in private)
+    assert stores.get(private[0].name) is None
+    with pytest.raises(NoRoomError):
+        stores.put_result(stores.owner, memoryview(half(1)))
+    assert bytes(kept.view) == half(0)
+    stores.close()

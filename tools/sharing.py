@@ -1,0 +1,176 @@
+"""Large data on one machine: memory and speed, ours beside its peers in the same run.
+
+Each backend runs in a process of its own, with 8 workers for the memory and 2 for the
+speed. Memory is the growth of the proportional set size (PSS) of the process and all its
+children, at its largest during the call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import psutil
+from joblib import Parallel, delayed
+
+BACKENDS = ("loky", "bundled", "ours")
+
+
+def total(array: Any, seconds: float) -> float:
+    time.sleep(seconds)
+    return float(array.sum())
+
+
+def filled(number: int, size: int) -> Any:
+    return np.full(size, number, dtype=float)
+
+
+def whole_numbers(megabytes: int) -> Any:
+    """Return an array whose sum does not depend on how its memory is aligned."""
+    return (np.arange(megabytes * 125_000) % 997).astype(float)
+
+
+def pss() -> float:
+    """Return the memory of this process and its children in MB."""
+    found = 0.0
+    me = psutil.Process()
+    for process in [me, *me.children(recursive=True)]:
+        try:
+            found += process.memory_full_info().pss
+        except psutil.Error:
+            continue
+    return found / 1e6
+
+
+def peak_during(call: Callable[[], object]) -> float:
+    """Return the largest PSS, in MB, while `call` runs."""
+    ended = threading.Event()
+    peaks = [pss()]
+
+    def watch() -> None:
+        while not ended.wait(0.05):
+            peaks.append(pss())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        call()
+    finally:
+        ended.set()
+        watcher.join()
+    return max([*peaks, pss()])
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def measure_memory(megabytes: int) -> dict[str, float]:
+    array = whole_numbers(megabytes)
+    expected = float(array.sum())
+
+    def call() -> None:
+        found = Parallel()(delayed(total)(array, 0.05) for _ in range(64))
+        assert found == [expected] * 64
+
+    Parallel()(delayed(total)(np.zeros(10), 0.1) for _ in range(64))
+    before = pss()
+    growth = peak_during(call) - before
+    return {"growth of memory, MB": growth}
+
+
+def measure_speed(megabytes: int) -> dict[str, float]:
+    array = whole_numbers(megabytes)
+    arrays = [np.random.default_rng(i).random(1_000_000) for i in range(32)]
+    Parallel()(delayed(total)(np.zeros(10), 0.1) for _ in range(16))
+    calls: dict[str, Callable[[], object]] = {
+        "first call, s": lambda: Parallel()(delayed(np.sum)(array) for _ in range(64)),
+        "second call, s": lambda: Parallel()(delayed(np.sum)(array) for _ in range(64)),
+        "32 x 8 MB in, s": lambda: Parallel()(delayed(np.sum)(a) for a in arrays),
+        "32 x 8 MB out, s": lambda: Parallel()(
+            delayed(filled)(i, 1_000_000) for i in range(32)
+        ),
+    }
+    return {name: seconds_of(call) for name, call in calls.items()}
+
+
+def run_one(backend: str, what: str, megabytes: int) -> dict[str, float]:
+    workers = 8 if what == "memory" else 2
+    measure = measure_memory if what == "memory" else measure_speed
+    options: dict[str, Any] = {"n_jobs": workers}
+    if backend == "bundled":
+        from distributed import Client
+
+        with (
+            Client(n_workers=workers, threads_per_worker=1, memory_limit=0),
+            joblib.parallel_config(backend="dask", **options),
+        ):
+            return measure(megabytes)
+    if backend == "ours":
+        import joblib_distributed  # noqa: F401
+
+        options["n_workers"] = workers
+    name = "dask.distributed" if backend == "ours" else backend
+    with joblib.parallel_config(backend=name, **options):
+        return measure(megabytes)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--megabytes", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--one", nargs=2, help="what one of the processes does")
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(run_one(*given.one, given.megabytes)))
+        return 0
+    for what in ("memory", "speed"):
+        results: dict[str, list[dict[str, float]]] = {name: [] for name in BACKENDS}
+        for _ in range(given.rounds):  # interleaved
+            for backend in BACKENDS:
+                results[backend].append(run_process(backend, what, given.megabytes))
+        print_medians(results)
+    return 0
+
+
+def run_process(backend: str, what: str, megabytes: int) -> dict[str, float]:
+    command = [sys.executable, __file__, "--one", backend, what]
+    command += ["--megabytes", str(megabytes)]
+    ran = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        cwd=Path(__file__).parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        check=True,
+        timeout=600,
+    )
+    found: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
+    return found
+
+
+def print_medians(results: dict[str, list[dict[str, float]]]) -> None:
+    for name in results["ours"][0]:
+        middle = {
+            backend: float(np.median([round_[name] for round_ in rounds]))
+            for backend, rounds in results.items()
+        }
+        shown = ", ".join(f"{backend} {value:.2f}" for backend, value in middle.items())
+        ratio = middle["ours"] / middle["loky"]
+        print(f"{name}: {shown}; ours / loky {ratio:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
