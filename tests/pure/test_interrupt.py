@@ -333,6 +333,41 @@ def test_importing_thread_is_interrupted_once_the_import_has_ended(
     del sys.modules["slow_module"]
 
 
+def test_thread_that_starts_another_is_interrupted_once_it_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An exception for the starter would be raised in the thread it starts."""
+    starting, may_start, ran = (threading.Event() for _ in range(3))
+    looked = tries_of_interrupters(monkeypatch)
+
+    class Slow(threading.Thread):
+        @property
+        def _started(self) -> Any:  # asked for by `start`, in its first line
+            if threading.current_thread() is not self and not starting.is_set():
+                starting.set()
+                until(may_start)
+            return self.real_started
+
+        @_started.setter
+        def _started(self, event: Any) -> None:
+            self.real_started = event
+
+    def function() -> None:
+        thread = Slow(target=ran.set)
+        thread.start()
+        thread.join()
+        spin()
+
+    join = in_thread(lambda: interruptible("c", function))
+    wait(starting)
+    interrupt_call("c")
+    for _ in range(3):  # three tries have been without effect
+        assert looked.acquire(timeout=DEADLINE)
+    may_start.set()
+    wait(ran)
+    assert join() is False
+
+
 # --------------------------------------------------------------------------- bookkeeping
 def test_only_the_last_calls_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupt, "REMEMBERED", 3)

@@ -50,6 +50,7 @@ from joblib_distributed.driver.events import (
 from joblib_distributed.driver.joblib_hooks import Callback
 from joblib_distributed.errors import ClusterError
 from joblib_distributed.options import Options
+from joblib_distributed.worker.interrupt import shielded
 
 #: Seconds between two looks at the scheduler. A worker that joins is used, and a closed
 #: client noticed, within about this. A guess; a look costs two small messages.
@@ -188,8 +189,10 @@ class RunningCall:
                 target=target, name=f"joblib-distributed-{name}", daemon=True
             )
             self._threads_started.append(thread)
-        for thread in self._threads_started:
-            thread.start()
+        # In a nested call this is a task's thread: see `worker.interrupt` about starting.
+        with shielded():
+            for thread in self._threads_started:
+                thread.start()
 
     def plan_for(self, threads: int) -> None:
         """Say for how many threads joblib planned; 0 not to follow the cluster."""

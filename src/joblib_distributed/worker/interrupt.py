@@ -8,8 +8,8 @@ Guarantees
 - `Interrupted` is only ever raised inside `interruptible`, never in the engine's code
   around it, and never in a task of another call.
 - A task that catches `Interrupted`, or loses it in a destructor, gets another.
-- A thread is not interrupted while it imports a module, as far as can be seen from
-  outside, nor inside `shielded`.
+- A thread is not interrupted while it imports a module or starts a thread, as far as can
+  be seen from outside, nor inside `shielded`.
 
 They rest on CPython's ``PyThreadState_SetAsyncExc`` (elsewhere nothing is injected) and
 on ``dict.setdefault`` being atomic. Injections are only decided on while the frame of
@@ -37,6 +37,8 @@ REMEMBERED = 10_000
 #: that is importing. A guess: short against the two seconds in which a call must be
 #: gone, long against the time in which a thread notices an injection.
 INTERVAL = 0.1
+
+_START = threading.Thread.start.__code__
 
 Side = Literal["runner", "interrupter"]
 
@@ -233,14 +235,17 @@ def interrupt_call(call: str) -> int:
 
 
 def _is_in_function(thread: int, function: FrameType | None) -> bool:
-    """Whether a thread is above a frame, and not importing a module there.
+    """Whether a thread is above a frame, and doing nothing there that must be finished.
 
     An interrupted import of an extension module such as numpy's cannot be repeated: it
-    would break every later task of this process.
+    would break every later task of this process. And while a thread starts another, the
+    state of the new one carries the starter's identity: the exception would be raised in
+    the new one, before it says that it has started, and the starter wait for ever.
     """
     frame = sys._current_frames().get(thread)
     while frame is not None and frame is not function:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        code = frame.f_code
+        if code is _START or code.co_filename.startswith("<frozen importlib"):
             return False
         frame = frame.f_back
     return frame is not None
