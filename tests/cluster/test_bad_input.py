@@ -20,6 +20,7 @@ from joblib_distributed.errors import (
     NotATaskError,
     OptionNameError,
     OptionTypeError,
+    OptionValueError,
     ResultTransferError,
     SchedulerUnreachableError,
     TaskExitError,
@@ -278,3 +279,19 @@ def test_large_arguments() -> None:
     assert Parallel(n_jobs=2)(delayed(model.total)(i) for i in range(4)) == [
         12_500_000.0 + i for i in range(4)
     ]
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_address_of_a_worker_that_nobody_can_look_up(
+    embedded_client: Client, others: bool
+) -> None:
+    with pytest.raises(
+        OptionValueError, match=r"workers='no\.such\.host\.invalid:1': the"
+    ):
+        Parallel(
+            n_jobs=2,
+            backend="dask.distributed",
+            client=embedded_client,
+            workers=["no.such.host.invalid:1"],
+            allow_other_workers=others,
+        )(delayed(abs)(i) for i in range(3))

@@ -183,6 +183,7 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         jobs = self._jobs_for_joblib(n_jobs)
         if jobs > 1 and self.depth == 0:
             cluster.check_workers()
+            cluster.check_names(self.options)
         return jobs
 
     def _belonging_to(self, parallel: Any, options: Options) -> DaskDistributedBackend:

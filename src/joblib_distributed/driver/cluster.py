@@ -11,6 +11,7 @@ import concurrent.futures
 import contextlib
 import math
 import pickle
+import socket
 import threading
 import time
 import weakref
@@ -199,6 +200,26 @@ class Cluster:
             # One that died meanwhile will not answer.
             members = self._ask(self.client.nthreads) if questions else ()
             questions = {q: a for q, a in questions.items() if a in members}
+
+    def check_names(self, options: Options) -> None:
+        """Make sure that the scheduler can look up the addresses in ``workers``.
+
+        It stumbles over one that it cannot, forgets the task, and says nothing.
+
+        Raises
+        ------
+        OptionValueError
+            If there is one.
+        """
+        names = options.constraints()["workers"] or ()
+        for name in (name for name in names if ":" in name):
+            host = name.rpartition("://")[2].rpartition(":")[0].strip("[]")
+            try:
+                self.client.run_on_scheduler(
+                    pickle.loads, pack_invocation(socket.getaddrinfo, host, None)
+                )
+            except socket.gaierror as error:
+                raise refusals.unknown_host(name, error) from error
 
     def _question(self, address: str) -> concurrent.futures.Future[object]:
         """Ask one worker what it is; the answer may be the exception it gave."""

@@ -14,6 +14,7 @@ from joblib_distributed.errors import (
     EnvironmentMismatchError,
     NoWorkersError,
     OptionTypeError,
+    OptionValueError,
     SchedulerUnreachableError,
 )
 
@@ -78,6 +79,15 @@ def no_scheduler_file(path: str) -> SchedulerUnreachableError:
         f"There is no scheduler file scheduler_host={path!r}. A scheduler writes it when "
         "it starts with --scheduler-file; check the path, and that this machine sees "
         "the same folder."
+    )
+
+
+def unknown_host(worker: str, error: Exception) -> OptionValueError:
+    """Return the error for an address in ``workers`` that nobody can look up."""
+    return OptionValueError(
+        f"workers={worker!r}: the scheduler cannot look up the host of this address: "
+        f"{error}. Give the address or name of a worker as the dashboard or "
+        "client.scheduler_info()['workers'] shows it."
     )
 
 
