@@ -90,9 +90,8 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
             nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads
         )
         self.options = Options.from_keywords(options)
-        #: How many calls of ours are around this one. Not joblib's `nesting_level`, by
-        #: which its own backends, inside our tasks, choose threads or none: a task is
-        #: in a process of its own, where that count begins anew.
+        #: How many calls of ours are around this one; `nesting_level` counts joblib's own
+        #: backends, too.
         self.depth = 0
         #: The `Parallel` this backend belongs to; None for a front.
         self.parallel: Any = None
@@ -260,7 +259,7 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         if self.depth >= MOST_NESTED:
             return SequentialBackend(nesting_level=self.nesting_level), None
         backend = DaskDistributedBackend(
-            nesting_level=self.nesting_level,
+            nesting_level=(self.nesting_level or 0) + 1,
             inner_max_num_threads=self.inner_max_num_threads,
         )
         backend.depth = self.depth + 1
