@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint conformance soak bounds nested clean
+.PHONY: demo test lint conformance soak bounds nested sharing clean
 
 demo: $(VENV)/demo-installed
 	$(BIN)/python examples/randomized_search.py --compare
@@ -31,6 +31,10 @@ soak: $(VENV)/test-installed
 # A hundred nested grid searches in a row.
 nested: $(VENV)/test-installed
 	$(BIN)/python tools/nested_searches.py
+
+# Large data: memory and speed, beside loky and the backend that joblib bundles.
+sharing: $(VENV)/test-installed
+	$(BIN)/python tools/sharing.py
 
 # The suite on the oldest releases that pyproject.toml admits.
 bounds:

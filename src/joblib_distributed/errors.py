@@ -12,7 +12,6 @@
     |   +-- ClusterClosedError
     |   +-- AsynchronousClientError
     |   +-- EnvironmentMismatchError
-    +-- BufferMissingError                  inside of us: a host has not got a buffer
     +-- TaskError                           one task failed for a reason of ours
         +-- NotATaskError (TypeError)       the iterable yielded something else
         +-- TaskPackingError (PicklingError)    arguments that cannot be sent
@@ -123,10 +122,6 @@ class WorkerDiedError(TaskError):
 
 class TaskLostError(TaskError):
     """The engine reported a failure before the task's own code could run."""
-
-
-class BufferMissingError(JoblibDistributedError):
-    """A worker's host has not got a buffer: the task is sent again with all its data."""
 
 
 class RemoteTraceback(Exception):  # noqa: N818 - it is the cause of one

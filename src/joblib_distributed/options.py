@@ -12,7 +12,7 @@ import difflib
 import os
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 from joblib_distributed.errors import (
     OptionNameError,
@@ -36,7 +36,7 @@ class Options:
         Size of the embedded cluster; used only when no other cluster is found.
         Default: one process per available core, one thread each.
     scatter : list or tuple, optional
-        Objects that many tasks take as arguments.
+        Objects that many tasks take as arguments: each is pickled once for the call.
     retries : int
         How often a task that raised an exception is tried again.
     priority : float
@@ -143,6 +143,32 @@ class Options:
         return dataclasses.replace(
             self.portable(), scheduler_host=None, priority=self.priority + 1
         )
+
+
+class Memory(NamedTuple):
+    """joblib's options about large data."""
+
+    max_nbytes: int | None = None
+    mmap_mode: str | None = "r"
+    temp_folder: str | None = None
+
+    @classmethod
+    def of(cls, keywords: Mapping[str, Any]) -> Memory:
+        """Take them from what joblib passes to `configure`.
+
+        Raises
+        ------
+        OptionValueError
+            For a mode that a cluster cannot honour.
+        """
+        mode = keywords.get("mmap_mode", "r")
+        if mode not in ("r", "c", None):
+            raise OptionValueError(
+                f"mmap_mode={mode!r} would let tasks write into the caller's data, which "
+                "is on other machines or processes here. Use 'r' (read-only), 'c' (a "
+                "private copy of what is written to) or None, and return what changes."
+            )
+        return cls(keywords.get("max_nbytes"), mode, keywords.get("temp_folder"))
 
 
 #: Names of all options, in the order of the documentation.

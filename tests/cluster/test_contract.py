@@ -242,12 +242,6 @@ def test_require_sharedmem_runs_in_threads_here(backend: object) -> None:
 
 
 # ----------------------------------------------------------------------------- options
-def test_scatter_is_accepted(embedded_client: Client) -> None:
-    data = np.arange(10_000)
-    with joblib.parallel_config(backend="dask.distributed", n_workers=2, scatter=[data]):
-        assert Parallel()(delayed(np.sum)(data) for _ in range(4)) == [data.sum()] * 4
-
-
 def fail_until(folder: str, number: int, times: int) -> int:
     before = len([name for name in os.listdir(folder) if name.startswith(f"{number}-")])
     mark(folder, f"{number}-{before}")

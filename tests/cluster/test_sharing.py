@@ -209,6 +209,44 @@ def test_private_copies(mode: str | None, backend: object) -> None:
     assert_shared(Parallel()(delayed(look)(array) for _ in range(2)), numbers())
 
 
+class Counted:
+    """Counts how often it is pickled."""
+
+    def __init__(self, content: object) -> None:
+        self.content = content
+        self.count = 0
+
+    def __reduce__(self) -> tuple[type, tuple[object]]:
+        self.count += 1
+        return Counted, (self.content,)
+
+
+def sum_of(counted: Counted, number: int) -> int:
+    return sum(counted.content) + number  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("length", "max_nbytes", "times"),
+    [
+        (10, None, 1),
+        (10, "1M", 1),
+        (500_000, None, 1),
+        # Once more to see whether it is large `bytes` that make it so large.
+        (500_000, "1M", 2),
+    ],
+)
+def test_scattered_objects_are_pickled_once_for_a_call(
+    backend: object, length: int, max_nbytes: str | None, times: int
+) -> None:
+    model = Counted(list(range(length)))
+    with joblib.parallel_config(
+        backend="dask.distributed", n_workers=2, scatter=[model], max_nbytes=max_nbytes
+    ):
+        results = Parallel(n_jobs=2)(delayed(sum_of)(model, i) for i in range(4))
+    assert results == [length * (length - 1) // 2 + i for i in range(4)]
+    assert model.count == times
+
+
 def test_no_sharing_without_max_nbytes(backend: object) -> None:
     array = numbers()
     for before, after, seen in Parallel(max_nbytes=None)(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import threading
@@ -48,7 +49,8 @@ def no_thread_left() -> Iterator[None]:
 
     def loops() -> list[threading.Thread]:
         new = set(threading.enumerate()) - before
-        return [thread for thread in new if thread.name.startswith("IO loop")]
+        names = ("IO loop", "joblib-distributed")
+        return [thread for thread in new if thread.name.startswith(names)]
 
     wait_until(lambda: not loops(), 5, lambda: f"left: {loops()}")
 
@@ -91,6 +93,35 @@ def test_scheduler_file_that_is_not_there(tmp_path: Path) -> None:
     start = time.monotonic()
     assert f"There is no scheduler file scheduler_host={path!r}. " in refusal_of(path)
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.usefixtures("no_thread_left")
+@pytest.mark.parametrize("from_file", [False, True])
+def test_an_address_that_accepts_and_never_answers(
+    tmp_path: Path, from_file: bool
+) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+    ):
+        host = f"127.0.0.1:{silent.getsockname()[1]}"
+        if from_file:
+            path = tmp_path / "scheduler.json"
+            path.write_text(json.dumps({"address": f"tcp://{host}"}))
+            host = str(path)
+        message = refusal_of(host)
+    assert message.startswith(
+        f"No dask scheduler could be reached at scheduler_host={host!r}: what accepts "
+        "connections there has not answered within 1 seconds as a dask scheduler does. "
+    )
+
+
+@pytest.mark.usefixtures("no_thread_left")
+@pytest.mark.parametrize("content", ["", "[]", "{}", "\xff"])
+def test_a_scheduler_file_that_is_none(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "scheduler.json"
+    path.write_text(content, encoding="latin-1")
+    assert f"could be reached at scheduler_host={str(path)!r}: " in refusal_of(str(path))
 
 
 @pytest.mark.usefixtures("no_thread_left")

@@ -38,6 +38,18 @@ def test_nested_searches() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_sharing() -> None:
+    output = run("tools/sharing.py", "--megabytes", "8", "--rounds", "1", timeout=110)
+    lines = output.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        "growth of memory, MB", "first call, s", "second call, s",
+        "32 x 8 MB in, s", "32 x 8 MB out, s",
+    ]  # fmt: skip
+    assert all("; ours / loky " in line for line in lines)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(150)
 def test_conformance() -> None:
     run("conformance/run.py", "--short", timeout=140)

@@ -277,6 +277,38 @@ def test_a_large_string_that_was_one_object_is_one(kind: Callable[[bytes], Any])
     assert first is second
 
 
+def test_scattered_objects_stay_out() -> None:
+    """At any depth, also a small one, and beside what is large."""
+    model, data, text = {"a": 1}, floats(), bytes(2 * LEAST)
+    value = [model, (data, {"model": model}), text, bytes(LEAST), {"a": 1}]
+    apart = pack_apart(value, LEAST, {id(model): 3, id(text): 5})
+    assert apart.scattered == (3, 5)
+    assert [len(view) for view in apart.buffers] == [LEAST, data.nbytes]
+    there = {3: object(), 5: object()}
+    first, (array, second), third, fourth, other = unpack_apart(
+        apart.packed, apart.buffers, apart.strings, there.__getitem__
+    )
+    assert first is second["model"] is there[3]
+    assert third is there[5]
+    assert fourth == bytes(LEAST)
+    assert other == {"a": 1}
+    assert_same_array(array, data)
+
+
+@pytest.mark.parametrize("least", [None, LEAST])
+def test_scattered_objects_stay_out_whatever_is_shared(least: int | None) -> None:
+    model = {"a": 1}
+    apart = pack_apart([model, np.arange(3)], least, {id(model): 0})
+    assert (list(apart.buffers), apart.strings, apart.scattered) == ([], 0, (0,))
+    first, array = unpack_apart(apart.packed, [], 0, str)
+    assert first == "0"
+    assert array.tolist() == [0, 1, 2]
+
+
+def test_no_reference_without_a_use() -> None:
+    assert pack_apart([1], None, {id(object()): 0}).scattered == ()
+
+
 def test_arrays_in_closures_and_instances() -> None:
     array = floats()
 

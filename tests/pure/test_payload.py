@@ -11,11 +11,13 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from joblib_distributed.data import payload
-from joblib_distributed.data.buffers import Apart, pack_apart
+from joblib_distributed.data.buffers import Apart, name_of, pack_apart, unpack_apart
 from joblib_distributed.data.payload import (
+    NOTHING_SHARED,
     PROTOCOL,
     REMEMBERED,
     PackedTask,
@@ -24,6 +26,7 @@ from joblib_distributed.data.payload import (
     pack,
     pack_invocation,
 )
+from joblib_distributed.data.store import Buffer
 from joblib_distributed.errors import NotATaskError, TaskPackingError
 
 
@@ -94,9 +97,9 @@ def test_tasks_are_counted_from_zero() -> None:
 def test_function_is_packed_once_for_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     values: list[object] = []
 
-    def counting_pack(value: object, least: int | None) -> Apart:
+    def counting_pack(value: object, *args: Any) -> Apart:
         values.append(value)
-        return pack_apart(value, least)
+        return pack_apart(value, *args)
 
     monkeypatch.setattr(payload, "pack_apart", counting_pack)
     packer = Packer()
@@ -203,6 +206,77 @@ def test_recent_keeps_the_last_items_set() -> None:
     assert list(recent) == list(range(2, REMEMBERED + 2))
     recent.setdefault(100, 100)
     assert list(recent) == [*range(3, REMEMBERED + 2), 100]
+
+
+class Counted:
+    """Counts how often it is pickled."""
+
+    def __init__(self, content: object = None) -> None:
+        self.content = content
+        self.count = 0
+
+    def __reduce__(self) -> tuple[type, tuple[object]]:
+        self.count += 1
+        return Counted, (self.content,)
+
+
+def keep(view: memoryview) -> Buffer:
+    return Buffer(name_of(view), view, None)
+
+
+def test_scattered_objects_are_packed_once() -> None:
+    model, unused, other = Counted("model"), Counted(), Counted()
+    packer = Packer(scatter=[unused, model])
+    assert packer.scattered == []
+    first = packer.pack_task(task_of(double, model, other))
+    second = packer.pack_task(task_of(lambda: model))
+    assert (model.count, unused.count, other.count) == (1, 1, 1)
+    assert first.shared.references == ((), 0, (1,))
+    assert second.shared is NOTHING_SHARED
+    assert second.function_shared.references == ((), 0, (1,))
+    assert len(packer.scattered) == 2
+    packed, shared = packer.scattered[1]
+    assert pickle.loads(packed).content == "model"
+    assert shared is NOTHING_SHARED
+
+
+def test_a_large_scattered_object_is_a_buffer() -> None:
+    text = Counted("x" * 1000)
+    array = Counted([np.arange(1000, dtype="u1"), b"y" * 2000])
+    packer = Packer(1000, keep, [text, array])
+    packer.pack_task(task_of(double, text, array))
+    packed, shared = packer.scattered[0]
+    assert packed == b""
+    (whole,) = shared.buffers
+    assert pickle.loads(whole.view).content == "x" * 1000
+    packed, shared = packer.scattered[1]
+    assert len(packed) < 1000
+    assert [b.view.nbytes for b in shared.buffers] == [2000, 1000]
+    assert shared.strings == 1
+    found = unpack_apart(packed, [b.view for b in shared.buffers], shared.strings)
+    assert found.content[0].tolist() == array.content[0].tolist()  # type: ignore[index]
+    assert found.content[1] == b"y" * 2000
+
+
+def test_functions_of_different_scattered_objects_are_not_mistaken() -> None:
+    first, second = Counted("a"), Counted("b")
+    packer = Packer(scatter=[first, second])
+
+    def function_with(model: Counted) -> Callable[[], Counted]:
+        return lambda: model
+
+    one = packer.pack_task(task_of(function_with(first)))
+    other = packer.pack_task(task_of(function_with(second)))
+    assert one.function_key != other.function_key
+
+
+def test_a_scattered_object_that_does_not_pack_is_named() -> None:
+    packer = Packer(scatter=[1, threading.Lock()])
+    for task in range(2):
+        with pytest.raises(
+            TaskPackingError, match=rf"Task {task} .*scatter\[1\] \(of type lock\)"
+        ):
+            packer.pack_task(task_of(double, 1))
 
 
 def test_size_is_that_of_the_arguments() -> None:

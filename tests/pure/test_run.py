@@ -216,6 +216,30 @@ def test_missing_module_is_named_with_the_task_and_the_worker() -> None:
     assert four == 4
 
 
+class Model:
+    pass
+
+
+def same(first: object, second: object) -> tuple[bool, int]:
+    return first is second, id(first)
+
+
+def test_a_scattered_object_is_unpickled_once_for_a_batch() -> None:
+    model = Model()
+    packer = Packer(scatter=[model])
+    tasks = [packer.pack_task((same, (model, model), {})) for _ in range(2)]
+    batch = BatchPayload(
+        "c",
+        CONTEXT,
+        {task.function_key: task.function for task in tasks},
+        tuple((task.index, task.function_key, task.arguments) for task in tasks),
+        {task.index: task.shared.references for task in tasks},
+        {0: (packer.scattered[0].packed, packer.scattered[0].shared.references)},
+    )
+    first, second = results_of(batch)
+    assert first == second == (True, first[1])  # type: ignore[index]
+
+
 def test_function_that_does_not_unpickle_spoils_only_its_tasks() -> None:
     batch = payload((double, 1), (abs, -2), (double, 3))
     broken = {**batch.functions, batch.tasks[0][1]: b"cmissing_module\nname\n."}

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import cloudpickle
@@ -22,6 +24,11 @@ from joblib_distributed.data.arrays import reduce_array
 
 #: Pickle protocol of everything we send: the newest that Python 3.10 to 3.13 share.
 PROTOCOL = 5
+
+#: Persistent ids are ``(this, position)``, or of the type and place of large bytes.
+_SCATTERED = "scattered"
+
+_NOTHING: Mapping[int, int] = MappingProxyType({})
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -46,16 +53,27 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return super().reducer_override(value) if reduced is NotImplemented else reduced
 
 
-class _BytesPickler(_Pickler):
-    """Leaves large ``bytes`` out, too; slower, as it is asked about every object."""
+class _AskedPickler(_Pickler):
+    """Leaves large ``bytes`` and scattered objects out, too.
 
-    def __init__(self, file: io.BytesIO, least: int) -> None:
+    Slower, as it is asked about every object.
+    """
+
+    def __init__(
+        self, file: io.BytesIO, least: int, scattered: Mapping[int, int]
+    ) -> None:
         super().__init__(file, least)
         self.large: list[memoryview] = []
         self._places: dict[int, int] = {}
+        self.met: set[int] = set()
+        self._scattered = scattered
 
     def persistent_id(self, value: Any) -> tuple[str, int] | None:
-        """Refer to a large ``bytes`` or ``bytearray`` by its place in `large`."""
+        """Refer to large bytes by their place in `large`, or to a scattered object."""
+        scattered = self._scattered.get(id(value))
+        if scattered is not None:
+            self.met.add(scattered)
+            return _SCATTERED, scattered
         if type(value) not in (bytes, bytearray) or len(value) < self._least:
             return None
         place = self._places.setdefault(id(value), len(self.large))
@@ -64,16 +82,23 @@ class _BytesPickler(_Pickler):
         return type(value).__name__, place
 
 
-class _BytesUnpickler(pickle.Unpickler):
+class _AskedUnpickler(pickle.Unpickler):
     def __init__(
-        self, packed: bytes | memoryview, large: Sequence[Any], buffers: Sequence[Any]
+        self,
+        packed: bytes | memoryview,
+        large: Sequence[Any],
+        buffers: Sequence[Any],
+        scattered: Callable[[int], object],
     ) -> None:
         super().__init__(io.BytesIO(packed), buffers=buffers)
         self._large = large
         self._loaded: dict[int, bytes | bytearray] = {}
+        self._scattered = scattered
 
-    def persistent_load(self, pid: tuple[str, int]) -> bytes | bytearray:
+    def persistent_load(self, pid: tuple[str, int]) -> object:
         kind, place = pid
+        if kind == _SCATTERED:
+            return self._scattered(place)
         if place not in self._loaded:  # one object stays one
             made = bytearray if kind == "bytearray" else bytes
             self._loaded[place] = made(self._large[place])
@@ -92,10 +117,14 @@ class Apart(NamedTuple):
     #: Of bytes; the memory of the objects themselves.
     buffers: Sequence[memoryview]
     #: How many of the first of them are whole ``bytes`` or ``bytearray`` objects.
-    strings: int
+    strings: int = 0
+    #: Positions of the scattered objects that it refers to.
+    scattered: tuple[int, ...] = ()
 
 
-def pack_apart(value: object, least: int | None) -> Apart:
+def pack_apart(
+    value: object, least: int | None, scattered: Mapping[int, int] = _NOTHING
+) -> Apart:
     """Pickle any object without its large buffers.
 
     Parameters
@@ -103,31 +132,48 @@ def pack_apart(value: object, least: int | None) -> Apart:
     value : object
     least : int or None
         Size in bytes from which a buffer is large; None if none is.
+    scattered : mapping, optional
+        Positions, by id, of the objects that are to be referred to rather than packed.
     """
-    if least is None:
-        return Apart(pack(value), (), 0)
+    if not scattered:
+        if least is None:
+            return Apart(pack(value), ())
+        file = io.BytesIO()
+        pickler = _Pickler(file, least)
+        pickler.dump(value)
+        if file.tell() < least:
+            return Apart(file.getvalue(), pickler.found)
+        # What is large in there may be `bytes`, which pickle shows only to who asks.
     file = io.BytesIO()
-    pickler = _Pickler(file, least)
-    pickler.dump(value)
-    if file.tell() < least:
-        return Apart(file.getvalue(), pickler.found, 0)
-    # What is large in there may be `bytes`, which pickle shows only to who asks for it.
-    file = io.BytesIO()
-    slower = _BytesPickler(file, least)
-    slower.dump(value)
-    return Apart(file.getvalue(), [*slower.large, *slower.found], len(slower.large))
+    asked = _AskedPickler(file, sys.maxsize if least is None else least, scattered)
+    asked.dump(value)
+    return Apart(
+        file.getvalue(),
+        [*asked.large, *asked.found],
+        len(asked.large),
+        tuple(sorted(asked.met)),
+    )
 
 
 def unpack_apart(
-    packed: bytes | memoryview, buffers: Sequence[Any], strings: int = 0
+    packed: bytes | memoryview,
+    buffers: Sequence[Any],
+    strings: int = 0,
+    scattered: Callable[[int], object] | None = None,
 ) -> Any:
     """Rebuild what `pack_apart` took apart.
 
     Arrays are made of the buffers without a copy, and are read-only where those are.
+    `scattered` returns the object at a position; needed if the pickle refers to any.
     """
-    if strings:
-        return _BytesUnpickler(packed, buffers, buffers[strings:]).load()
+    if strings or scattered is not None:
+        large, rest = buffers[:strings], buffers[strings:]
+        return _AskedUnpickler(packed, large, rest, scattered or _none_scattered).load()
     return pickle.loads(packed, buffers=buffers)
+
+
+def _none_scattered(position: int) -> object:
+    raise pickle.UnpicklingError(f"scattered object {position} did not come along")
 
 
 def name_of(view: memoryview) -> str:

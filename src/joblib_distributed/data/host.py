@@ -7,7 +7,6 @@ any, it lies in the private memory of each process.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import multiprocessing.util
 import os
@@ -19,7 +18,8 @@ from collections.abc import Iterator, Sequence
 
 from joblib_distributed.data.buffers import name_of
 from joblib_distributed.data.outcome import Outcome
-from joblib_distributed.data.store import Buffer, Store
+from joblib_distributed.data.payload import Sharing
+from joblib_distributed.data.store import HAS_LOCKS, Buffer, Store
 from joblib_distributed.data.writing import NoRoomError
 
 
@@ -34,13 +34,14 @@ class HostStore:
 
     def __init__(self, parents: Sequence[str]) -> None:
         self.stores: list[Store] = []
-        #: Why folders were not used.
-        self.refused: list[str] = []
+        refused: list[str] = []
         for parent in parents:
             try:
                 self.stores.append(Store(parent))
             except OSError as error:
-                self.refused.append(f"{parent}: {error}")
+                refused.append(f"{parent}: {error}")
+        if refused and HAS_LOCKS:
+            _warn_once(f"a folder was not used ({'; '.join(refused)})")
         #: Which other processes see the same copies; empty if none do.
         self.identity = self.stores[0].identity if self.stores else ""
         #: Name under which results for this process are written.
@@ -54,7 +55,7 @@ class HostStore:
         for store in self.stores:
             with contextlib.suppress(NoRoomError):
                 return store.put(name, content)
-        _warn_private(self.refused)
+        _warn_once(f"no store has room for {content.nbytes} bytes")
         return Buffer(name, memoryview(bytes(content)), None)
 
     def get(self, name: str) -> Buffer | None:
@@ -120,13 +121,15 @@ class HostStore:
 
 
 def take_results(
-    outcomes: Sequence[Outcome], store: HostStore | None
+    outcomes: Sequence[Outcome], sharing: Sharing | None
 ) -> list[Outcome] | None:
     """Fetch the large buffers of values; None if one is not there any more."""
+    if sharing is None:
+        return list(outcomes)
+    store = host_store(sharing.temp_folder)
     taken = []
     for outcome in outcomes:
         if outcome.buffers:
-            assert store is not None, "only who shares gets results through a store"
             views = [store.take_result(str(name)) for name in outcome.buffers]
             found = [view for view in views if view is not None]
             if len(found) < len(views):
@@ -154,7 +157,7 @@ def host_store(temp_folder: str | None = None) -> HostStore:
         store = _open.get(key)
         if store is None:
             store = _open[key] = HostStore(list(_parents(temp_folder)))
-            # At the exit of a process of multiprocessing's, atexit is not heard.
+            # Also heard at the exit of a process of multiprocessing's, as atexit is not.
             multiprocessing.util.Finalize(None, store.close, exitpriority=0)
         return store
 
@@ -169,23 +172,14 @@ def _parents(temp_folder: str | None) -> Iterator[str]:
     yield tempfile.gettempdir()
 
 
-def _warn_private(refused: Sequence[str]) -> None:
+def _warn_once(reason: str) -> None:
     global _has_warned
     if _has_warned:
         return
     _has_warned = True
-    reasons = "; ".join(refused) or "none has room"
     warnings.warn(
-        f"Large data is copied into every worker process: there is no store ({reasons}). "
-        "Free some of /dev/shm, or name a local folder with room in temp_folder= or "
+        f"Large data may be copied into every worker process: {reason}. Free some of "
+        "/dev/shm, or name a local folder of your own with room in temp_folder= or "
         "JOBLIB_TEMP_FOLDER.",
         stacklevel=2,
     )
-
-
-@atexit.register
-def _close_all() -> None:
-    with _lock:
-        mine = [_open.pop(key) for key in list(_open) if key[0] == os.getpid()]
-    for store in mine:
-        store.close()

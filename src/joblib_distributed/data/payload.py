@@ -16,12 +16,13 @@ joblib_distributed.data.buffers : which buffers are large.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import pickle
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from joblib_distributed.data.buffers import PROTOCOL, Apart, pack, pack_apart
@@ -35,11 +36,14 @@ _STATELESS = (types.FunctionType, types.BuiltinFunctionType, type)
 
 
 class References(NamedTuple):
-    """The buffers that a pickle refers to, in the order in which it does."""
+    """What a pickle refers to."""
 
+    #: Of buffers, in the order in which it does.
     names: tuple[str, ...]
     #: How many of the first are whole ``bytes`` objects.
     strings: int
+    #: Positions of scattered objects.
+    scattered: tuple[int, ...]
 
 
 class Shared(NamedTuple):
@@ -47,14 +51,24 @@ class Shared(NamedTuple):
 
     buffers: tuple[Buffer, ...] = ()
     strings: int = 0
+    scattered: tuple[int, ...] = ()
 
     @property
     def references(self) -> References:
         """What the worker is told of them."""
-        return References(tuple(b.name for b in self.buffers), self.strings)
+        names = tuple(buffer.name for buffer in self.buffers)
+        return References(names, self.strings, self.scattered)
 
 
 NOTHING_SHARED = Shared()
+
+
+class Scattered(NamedTuple):
+    """An object of ``scatter=``, packed once for the whole call."""
+
+    #: Empty if the pickle is large: it is then the first buffer.
+    packed: bytes
+    shared: Shared
 
 
 class Sharing(NamedTuple):
@@ -108,6 +122,8 @@ class BatchPayload(NamedTuple):
     tasks: tuple[tuple[int, bytes, bytes], ...]
     #: Buffers that arguments refer to, by index, and functions, by key.
     references: dict[int | bytes, References] = {}  # noqa: RUF012 - never changed
+    #: The scattered objects that those refer to, by position.
+    scattered: dict[int, tuple[bytes, References]] = {}  # noqa: RUF012 - never changed
     #: None if nothing is shared.
     sharing: Sharing | None = None
     #: Buffers that are sent along, by name, because a host has not got them.
@@ -173,16 +189,23 @@ class Packer:
     least : int, optional
         Size in bytes from which a buffer is shared; nothing is by default.
     put : callable, optional
-        Stores a buffer's bytes and returns it.
+        Stores a buffer's bytes and returns it; needed with `least`.
+    scatter : sequence, optional
+        Objects that are packed once, for all tasks that refer to them.
     """
 
     def __init__(
         self,
         least: int | None = None,
         put: Callable[[memoryview], Buffer] | None = None,
+        scatter: Sequence[object] = (),
     ) -> None:
         self._least = least
         self._put = put
+        self._scatter = scatter
+        self._positions = {id(value): place for place, value in enumerate(scatter)}
+        #: What `scatter` became, with the first task.
+        self.scattered: list[Scattered] = []
         # By id. The function is kept so that its id stays its own.
         self._known: _Recent[int, tuple[object, bytes, bytes, Shared]] = _Recent()
         # By digest, so that equal functions share their bytes.
@@ -202,9 +225,14 @@ class Packer:
         index, self._count = self._count, self._count + 1
         function, args, kwargs = _as_task(index, item)
         name = function_name(function)
+        for position in range(len(self.scattered), len(self._scatter)):
+            value = self._scatter[position]
+            culprit = f"scatter[{position}] (of type {type(value).__name__})"
+            with _naming(index, name, culprit):
+                self.scattered.append(self._pack_scattered(value))
         key, packed, function_shared = self._pack_function(index, name, function)
         try:
-            arguments, shared = self._share(pack_apart((args, kwargs), self._least))
+            arguments, shared = self._pack((args, kwargs))
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -212,11 +240,23 @@ class Packer:
             raise _packing_error(index, name, culprit, error) from error
         return PackedTask(index, name, key, packed, arguments, shared, function_shared)
 
-    def _share(self, apart: Apart) -> tuple[bytes, Shared]:
-        if not apart.buffers or self._put is None:
-            return apart.packed, NOTHING_SHARED
-        buffers = tuple(map(self._put, apart.buffers))
-        return apart.packed, Shared(buffers, apart.strings)
+    def _pack(self, value: object) -> tuple[bytes, Shared]:
+        apart = pack_apart(value, self._least, self._positions)
+        return apart.packed, self._share(apart)
+
+    def _pack_scattered(self, value: object) -> Scattered:
+        apart = pack_apart(value, self._least)
+        if self._least is not None and len(apart.packed) >= self._least:
+            whole = [memoryview(apart.packed), *apart.buffers]
+            apart = apart._replace(packed=b"", buffers=whole)
+        return Scattered(apart.packed, self._share(apart))
+
+    def _share(self, apart: Apart) -> Shared:
+        if not apart.buffers and not apart.scattered:
+            return NOTHING_SHARED
+        assert self._put is not None or not apart.buffers, "nothing is large by default"
+        buffers = tuple(self._put(view) for view in apart.buffers) if self._put else ()
+        return Shared(buffers, apart.strings, apart.scattered)
 
     def _pack_function(
         self, index: int, name: str, function: Any
@@ -224,14 +264,10 @@ class Packer:
         known = self._known.get(id(function))
         if known is not None:
             return known[1:]
-        try:
-            packed, shared = self._share(pack_apart(function, self._least))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            raise _packing_error(index, name, "its function", error) from error
+        with _naming(index, name, "its function"):
+            packed, shared = self._pack(function)
         digest = hashlib.blake2b(packed, digest_size=16)
-        if shared.buffers:
+        if shared is not NOTHING_SHARED:
             digest.update(repr(shared.references).encode())
         key = digest.digest()
         packed = self._packed.setdefault(key, packed)
@@ -290,6 +326,17 @@ def _find_culprit(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         except BaseException:
             return f"{name} (of type {type(arg).__name__})"
     return "its arguments"
+
+
+@contextlib.contextmanager
+def _naming(index: int, name: str, culprit: str) -> Iterator[None]:
+    """Name the culprit in whatever is raised."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise _packing_error(index, name, culprit, error) from error
 
 
 def _packing_error(

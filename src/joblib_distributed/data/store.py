@@ -17,7 +17,7 @@ Races, and what settles them
   `HOST` while it has the store open. Who can lock it exclusively is alone and removes
   everything; who opens it meanwhile finds it without a name, and makes a new one.
 
-Does not cover: which process brings a missing buffer to the host; see `data.transfer`.
+Does not cover: other hosts; a worker there is sent buffers with its tasks.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from joblib_distributed.data.folders import (
     memory_limit,
 )
 from joblib_distributed.data.mapping import map_file
-from joblib_distributed.data.writing import Part
+from joblib_distributed.data.writing import PART, Part
 
 try:
     import fcntl
 except ImportError:  # Windows: there are no stores, every process has its own copies
     fcntl = None  # type: ignore[assignment]
 
+#: Whether this system can have stores at all.
+HAS_LOCKS = fcntl is not None
+
 #: The file whose content is the identity of the host, and whose lock says who is there.
 HOST = "host"
-
-#: Ending of files that are being written.
-PART = ".part"
 
 #: Ending of the file that a process locks while it wants results.
 OWNER = ".owner"
@@ -80,7 +80,7 @@ class Store:
     """
 
     def __init__(self, parent: str | os.PathLike[str], cap: int | None = None) -> None:
-        if fcntl is None:
+        if not HAS_LOCKS:
             raise StoreError("this system has no file locks (fcntl)")
         self.folder = Path(parent) / f"joblib-distributed-{os.getuid()}"
         check_file_system(Path(parent))
@@ -90,9 +90,8 @@ class Store:
         #: this very folder, whatever their host names and addresses.
         self.identity = self._enter()
         size = os.statvfs(self.folder)
-        self.cap = cap or int(
-            CAP_SHARE * min(size.f_blocks * size.f_frsize, memory_limit())
-        )
+        most = min(size.f_blocks * size.f_frsize, memory_limit())
+        self.cap = int(CAP_SHARE * most) if cap is None else cap
         self._mapped: weakref.WeakValueDictionary[str, Buffer] = (
             weakref.WeakValueDictionary()
         )
@@ -230,7 +229,7 @@ class Store:
             found = self.get(name)
             if found is not None:
                 return found
-            writing = Part(self, name, f"{name}.{secrets.token_hex(8)}{PART}")
+            writing = Part(self, name)
             try:
                 writing.write(content)
                 # Another thread may have changed the array since its name was found.
@@ -269,7 +268,7 @@ class Store:
         What follows a ``-`` in `owner` is the owner's own business.
         """
         name = f"{owner}{RESULT}{secrets.token_hex(8)}-{content.nbytes}"
-        writing = Part(self, name, name + PART)
+        writing = Part(self, name)
         try:
             writing.write(content)
             writing.release()
@@ -283,19 +282,6 @@ class Store:
             if name.startswith(owner + RESULT):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self.folder / name)
-
-    def receive(self, name: str) -> Part | None:
-        """Become the one process of the host that brings a buffer here.
-
-        Returns
-        -------
-        Part or None
-            None while another process is at it.
-        """
-        try:
-            return Part(self, name, name + PART, contested=True)
-        except BlockingIOError:
-            return None
 
     # ------------------------------------------------------------------------- room
     def files(self) -> list[tuple[float, int, str]]:
@@ -371,5 +357,5 @@ class Buffer:
     def __init__(self, name: str, view: memoryview, store: object) -> None:
         self.name = name
         self.view = view
-        #: Keeps the store's place at the host.
+        #: None if no store had room: the memory is this process's.
         self.store = store

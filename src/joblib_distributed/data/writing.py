@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import stat
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ try:
     import fcntl
 except ImportError:  # Windows: there are no stores
     fcntl = None  # type: ignore[assignment]
+
+#: Ending of files that are being written.
+PART = ".part"
 
 #: The most that one write call is given: Linux takes up to 2 GiB at once.
 WRITE_STEP = 2**30
@@ -39,44 +43,23 @@ class Part:
     store : Store
     name : str
         Of the buffer.
-    file_name : str
-        Of the file until then.
-    contested : bool
-        Whether other processes may want to write this very file.
-
-    Raises
-    ------
-    BlockingIOError
-        If one does.
     """
 
-    def __init__(
-        self, store: Store, name: str, file_name: str, contested: bool = False
-    ) -> None:
+    def __init__(self, store: Store, name: str) -> None:
         self._store = store
-        self._contested = contested
         self.name = name
-        self._path = store.folder / file_name
+        self._path = store.folder / f"{name}.{secrets.token_hex(8)}{PART}"
         self.written = 0
         store.trim(size_of(name))
         self.descriptor = self._create()
 
     def _create(self) -> int:
         while True:
-            descriptor = os.open(
-                self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600
-            )
-            try:
-                # Who else could have locked it is only sweeping.
-                now = fcntl.LOCK_NB if self._contested else 0
-                fcntl.flock(descriptor, fcntl.LOCK_EX | now)
-            except BlockingIOError:
-                os.close(descriptor)
-                raise
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
             if os.fstat(descriptor).st_nlink:
-                os.ftruncate(descriptor, 0)  # of one that died
                 return descriptor
-            os.close(descriptor)  # published or swept in between
+            os.close(descriptor)  # swept before it was locked
 
     def write(self, content: memoryview) -> None:
         """Append.
@@ -97,10 +80,6 @@ class Part:
                 continue
             self.written += done
             content = content[done:]
-
-    def read(self, offset: int, nbytes: int) -> bytes:
-        """Return a piece of what is written."""
-        return os.pread(self.descriptor, nbytes, offset)
 
     def publish(self) -> Buffer | None:
         """Give the file its name; None if it was evicted before it could be mapped."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 from joblib.parallel import (
     FallbackToBackend,
@@ -19,7 +19,7 @@ from joblib.parallel import (
 )
 
 from joblib_distributed.data.buffers import pack
-from joblib_distributed.data.host import HostStore, host_store
+from joblib_distributed.data.host import host_store
 from joblib_distributed.data.payload import CallContext, Sharing
 from joblib_distributed.driver import joblib_hooks
 from joblib_distributed.driver.cluster import Cluster
@@ -30,14 +30,12 @@ from joblib_distributed.driver.sources import (
     find_cluster,
     is_fork_of_user,
 )
-from joblib_distributed.errors import OptionValueError
-from joblib_distributed.options import Options
+from joblib_distributed.options import Memory, Options
 
 #: What joblib passes to `configure` besides the options of this backend.
 _JOBLIB_KEYWORDS = frozenset(
     {"max_nbytes", "temp_folder", "mmap_mode", "prefer", "require", "verbose", "context"}
 )
-
 
 #: How deep calls nest before the deeper ones run where they are. Each level takes a
 #: thread for each of its tasks that waits, so that a recursion without end would take all
@@ -196,7 +194,7 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         return backend
 
     def _jobs_for_joblib(self, n_jobs: int | None) -> int:
-        """Return the limit, but for ``n_jobs=1`` never 1 for somebody's cluster.
+        """Return the limit; but never 1 for somebody's cluster, unless 1 was asked for.
 
         joblib runs a call of a single job in the calling process. On an embedded
         cluster that is as good; one that the user named may be another machine. The
@@ -213,7 +211,6 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         limited = self.options.cap_n_jobs and self._n_jobs != -1
         limit = self._limit(self._n_jobs) if limited else None
         cluster = self._find_cluster()
-        sharing, store = self._sharing(cluster)
         self._call = RunningCall(
             cluster=cluster,
             options=self.options,
@@ -221,8 +218,7 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
             context=pack(self._context()),
             carry_back=self._carry_back,
             dispatch_more=self._dispatch_more,
-            sharing=sharing,
-            store=store,
+            sharing=self._sharing(cluster),
         )
         follows = limit is None and self.options.workers is None
         if follows and joblib_hooks.grows_with_n_jobs(self.parallel):
@@ -230,24 +226,21 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         joblib_hooks.forget_leftovers(self.parallel)
         joblib_hooks.pack_when_read(self.parallel, self._call.pack_task)
 
-    def _sharing(self, cluster: Cluster) -> tuple[Sharing | None, HostStore | None]:
+    def _sharing(self, cluster: Cluster) -> Sharing | None:
         """Share large data unless workers were found not to see this host's store."""
         least = self._memory.max_nbytes
         if least is None or cluster.is_elsewhere:
-            return None, None
+            return None
         store = host_store(self._memory.temp_folder)
         if not store.identity:
-            return None, None
+            return None
         store.want_results()
-        return (
-            Sharing(
-                max(least, 1),
-                self._memory.mmap_mode,
-                self._memory.temp_folder,
-                store.identity,
-                store.owner,
-            ),
-            store,
+        return Sharing(
+            max(least, 1),
+            self._memory.mmap_mode,
+            self._memory.temp_folder,
+            store.identity,
+            store.owner,
         )
 
     def _context(self) -> CallContext:
@@ -310,32 +303,6 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         """Let go of the cluster; it was not made for this `Parallel` alone."""
         self.stop_call()
         self._cluster = None
-
-
-class Memory(NamedTuple):
-    """joblib's options about large data."""
-
-    max_nbytes: int | None = None
-    mmap_mode: str | None = "r"
-    temp_folder: str | None = None
-
-    @classmethod
-    def of(cls, keywords: Mapping[str, Any]) -> Memory:
-        """Take them from what joblib passes to `configure`.
-
-        Raises
-        ------
-        OptionValueError
-            For a mode that a cluster cannot honour.
-        """
-        mode = keywords.get("mmap_mode", "r")
-        if mode not in ("r", "c", None):
-            raise OptionValueError(
-                f"mmap_mode={mode!r} would let tasks write into the caller's data, which "
-                "is on other machines or processes here. Use 'r' (read-only), 'c' (a "
-                "private copy of what is written to) or None, and return what changes."
-            )
-        return cls(keywords.get("max_nbytes"), mode, keywords.get("temp_folder"))
 
 
 def _rebuild(

@@ -9,23 +9,23 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import math
 import pickle
 import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import dask
 import distributed
 from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
-from joblib_distributed.data.host import HostStore, take_results
+from joblib_distributed.data.host import take_results
 from joblib_distributed.data.outcome import unpack_report
-from joblib_distributed.data.payload import BatchPayload, pack_invocation
+from joblib_distributed.data.payload import BatchPayload, Sharing, pack_invocation
 from joblib_distributed.driver import embedded, refusals
 from joblib_distributed.driver.events import (
     AttemptFailed,
@@ -50,7 +50,9 @@ ANSWER_TIMEOUT = 10.0
 #: A guess.
 ANSWER_INTERVAL = 0.5
 
-_LARGE = "distributed.admin.large-graph-warning-threshold"
+_WITHOUT_ADVICE = functools.partial(
+    embedded.settings, {"distributed.admin.large-graph-warning-threshold": "1 PiB"}
+)
 _AS_IS = contextlib.nullcontext()
 
 #: What it looks like when the engine, not the task, failed. Before Python 3.11 the two
@@ -62,27 +64,23 @@ _CONNECTION_ERRORS = (
     concurrent.futures.CancelledError,
 )
 
-_config_lock = threading.Lock()
-
-
-@contextlib.contextmanager
-def _without_advice() -> Iterator[None]:
-    # dask's configuration is the process's: two threads that set and restore it in turn
-    # would leave it changed.
-    with _config_lock, dask.config.set({_LARGE: "1 PiB"}):
-        yield
-
-
 Post = Callable[[Event], None]
 
-#: Addresses of the workers that passed `Cluster.check_workers`.
-_checked: weakref.WeakKeyDictionary[Client, set[str]] = weakref.WeakKeyDictionary()
 
-#: Clients of clusters with workers that do not see the store of this host.
-_elsewhere: weakref.WeakSet[Client] = weakref.WeakSet()
+class _Known:
+    """What all calls on one client's cluster know of it together."""
 
-#: For whom, on each client's cluster, it is the turn to run a suspect.
-_turns: weakref.WeakKeyDictionary[Client, Turns] = weakref.WeakKeyDictionary()
+    def __init__(self) -> None:
+        #: Addresses of the workers that passed `Cluster.check_workers`.
+        self.checked: set[str] = set()
+        #: Whether a worker does not see the store of this host.
+        self.is_elsewhere = False
+        #: For whom it is the turn to run a suspect.
+        self.turns = Turns()
+
+
+_known_lock = threading.Lock()
+_known: weakref.WeakKeyDictionary[Client, _Known] = weakref.WeakKeyDictionary()
 
 
 class Cluster:
@@ -101,6 +99,8 @@ class Cluster:
     def __init__(self, client: Client, embedded_threads: int | None = None) -> None:
         self.client = client
         self._embedded_threads = embedded_threads
+        with _known_lock:
+            self._known = _known.setdefault(client, _Known())
         self._lock = threading.Lock()
         #: Our reference to each attempt: while it lives, the engine keeps the attempt.
         self._futures: dict[str, Future[Any]] = {}
@@ -119,16 +119,16 @@ class Cluster:
     @property
     def turns(self) -> Turns:
         """For whom of all calls on this client's cluster it is the turn."""
-        return _turns.setdefault(self.client, Turns())
+        return self._known.turns
 
     @property
     def is_elsewhere(self) -> bool:
         """Whether a worker has not found buffers that this host's store has."""
-        return self.client in _elsewhere
+        return self._known.is_elsewhere
 
     def note_elsewhere(self) -> None:
         """Have later calls send large data along rather than share it."""
-        _elsewhere.add(self.client)
+        self._known.is_elsewhere = True
 
     @property
     def is_embedded(self) -> bool:
@@ -187,7 +187,7 @@ class Cluster:
         """
         if self.is_embedded:
             return  # started from this very environment
-        seen = _checked.setdefault(self.client, set())
+        seen = self._known.checked
         deadline = time.monotonic() + ANSWER_TIMEOUT
         unanswered = set(self._ask(self.client.nthreads)) - seen
         questions = {self._question(address): address for address in unanswered}
@@ -213,13 +213,12 @@ class Cluster:
         """
         names = options.constraints()["workers"] or ()
         for name in (name for name in names if ":" in name):
-            host = name.rpartition("://")[2].rpartition(":")[0].strip("[]")
             try:
-                self.client.run_on_scheduler(
-                    pickle.loads, pack_invocation(socket.getaddrinfo, host, None)
-                )
+                self.client.nthreads([name])
             except socket.gaierror as error:
                 raise refusals.unknown_host(name, error) from error
+            except (OSError, RuntimeError) as error:
+                raise refusals.no_answer(self._address, error) from error
 
     def _question(self, address: str) -> concurrent.futures.Future[object]:
         """Ask one worker what it is; the answer may be the exception it gave."""
@@ -258,11 +257,8 @@ class Cluster:
         batch: BatchPayload,
         options: Options,
         post: Post,
-        store: HostStore | None = None,
     ) -> None:
         """Submit an attempt. Exactly one event about its end is posted.
-
-        Large buffers of its values are taken from `store`.
 
         Raises
         ------
@@ -275,7 +271,7 @@ class Cluster:
                 raise refusals.closed()
             # dask advises to scatter what is larger than its threshold, 10 MB: advice
             # that a user of joblib cannot follow.
-            with _without_advice() if len(payload) > 2**20 else _AS_IS:
+            with _WITHOUT_ADVICE() if len(payload) > 2**20 else _AS_IS:
                 future = self.client.submit(
                     pickle.loads,
                     payload,
@@ -285,17 +281,17 @@ class Cluster:
                     **options.constraints(),
                 )
             self._futures[key] = future
-        self.client.loop.add_callback(self._follow, key, future, post, store)
+        self.client.loop.add_callback(self._follow, key, future, post, batch.sharing)
 
     async def _follow(
-        self, key: str, future: Future[Any], post: Post, store: HostStore | None
+        self, key: str, future: Future[Any], post: Post, sharing: Sharing | None
     ) -> None:
         """Wait for an attempt's end, whatever it is, and post it."""
         try:
             # Until the bytes are here the result is not safe: its holder may die.
             packed = await self.client.gather(future, asynchronous=True)
             report = unpack_report(packed)
-            outcomes = take_results(report.outcomes, store)
+            outcomes = take_results(report.outcomes, sharing)
             event: Event = AttemptLost(key)  # if somebody removed what it gave
             if outcomes is not None:
                 event = AttemptFinished(key, report.worker, outcomes)

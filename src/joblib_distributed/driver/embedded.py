@@ -11,7 +11,7 @@ import functools
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import dask
@@ -60,6 +60,19 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+_settings_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def settings(changed: dict[str, Any]) -> Iterator[None]:
+    """Change dask's configuration, which is the process's, for a moment.
+
+    Two threads that change and restore it in turn would leave it changed.
+    """
+    with _settings_lock, dask.config.set(changed):
+        yield
+
+
 class _Configured:
     """Awaits a coroutine with dask's configuration changed, but only while it runs.
 
@@ -83,7 +96,7 @@ class _Configured:
         step, given = steps.send, None
         while True:
             try:
-                with dask.config.set(self._settings):
+                with settings(self._settings):
                     awaited = step(given)
             except StopIteration as end:
                 return end.value

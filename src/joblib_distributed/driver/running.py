@@ -22,13 +22,16 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from joblib_distributed.data.host import HostStore
+from joblib_distributed.data.host import host_store
 from joblib_distributed.data.outcome import Outcome, unpack_error, unpack_value
 from joblib_distributed.data.payload import (
+    NOTHING_SHARED,
     BatchPayload,
     PackedTask,
     Packer,
     References,
+    Scattered,
+    Shared,
     Sharing,
 )
 from joblib_distributed.driver.batching import BatchPolicy
@@ -76,11 +79,6 @@ class Error(NamedTuple):
     error: BaseException
 
 
-class _Delivery(NamedTuple):
-    callback: Callback
-    result: Deliver | DeliverError
-
-
 class _Granted(NamedTuple):
     """It is the turn of a suspect."""
 
@@ -108,8 +106,6 @@ class RunningCall:
         Takes a number of batches that joblib is to keep in flight in addition.
     sharing : Sharing, optional
         How large data is shared; it is not by default.
-    store : HostStore, optional
-        Where large data lies on this host, if it is shared.
     """
 
     def __init__(
@@ -121,7 +117,6 @@ class RunningCall:
         carry_back: Callable[[Callback, Error], bool],
         dispatch_more: Callable[[int], object],
         sharing: Sharing | None = None,
-        store: HostStore | None = None,
     ) -> None:
         self.id = uuid.uuid4().hex
         self.policy = BatchPolicy()
@@ -133,11 +128,12 @@ class RunningCall:
         if sharing is not None:  # results that nobody takes can be told by their call
             sharing = sharing._replace(owner=f"{sharing.owner}-{self.id}")
         self._sharing = sharing
-        self._store = store
         self._packer = (
-            Packer()
-            if sharing is None or store is None
-            else Packer(sharing.least, store.put)
+            Packer(scatter=options.scatter)
+            if sharing is None
+            else Packer(
+                sharing.least, host_store(sharing.temp_folder).put, options.scatter
+            )
         )
         self._ledger = Call(
             self.id, limit, options.retries, options.wait_for_workers_timeout
@@ -229,12 +225,16 @@ class RunningCall:
                 continue
             if event is None:
                 self._jobs.put(None)
-                if self._store is not None and self._sharing is not None:
-                    self._store.drop_results(self._sharing.owner)
-                    self._store.trim()
+                self._tidy_store()
                 return
             self._handle(event)
             del event  # it holds results
+
+    def _tidy_store(self) -> None:
+        if self._sharing is not None:
+            store = host_store(self._sharing.temp_folder)
+            store.drop_results(self._sharing.owner)
+            store.trim()
 
     def _look_safely(self) -> None:
         try:
@@ -294,16 +294,26 @@ class RunningCall:
         self._sent_at[send.key] = time.monotonic()
         if send.with_buffers:
             self._cluster.note_elsewhere()
+        references = {key: s.references for key, s in _shared(send.tasks).items()}
+        scattered = self._scattered(references.values())
         batch = BatchPayload(
             self.id,
             self._context,
             {task.function_key: task.function for task in send.tasks},
             tuple((task.index, task.function_key, task.arguments) for task in send.tasks),
-            _references(send.tasks),
+            references,
+            {key: (s.packed, s.shared.references) for key, s in scattered.items()},
             self._sharing,
-            _buffers(send.tasks, all_of_them=send.with_buffers),
+            _buffers(
+                [*_shared(send.tasks).values(), *(s.shared for s in scattered.values())],
+                all_of_them=send.with_buffers,
+            ),
         )
-        self._cluster.send(send.key, batch, self._options, self._events.put, self._store)
+        self._cluster.send(send.key, batch, self._options, self._events.put)
+
+    def _scattered(self, references: Iterable[References]) -> dict[int, Scattered]:
+        positions = {p for reference in references for p in reference.scattered}
+        return {position: self._packer.scattered[position] for position in positions}
 
     def _release(self, keys: Iterable[str]) -> None:
         for key in keys:
@@ -346,10 +356,8 @@ class RunningCall:
                 sum(outcome.duration for outcome in result.outcomes),
                 sum(task.nbytes for task in result.tasks),
             )
-        self._call_back(callback, _unpack(result))
-
-    def _call_back(self, callback: Callback, result: Values | Error) -> None:
-        self._carrying_back(lambda: callback(result))
+        unpacked = _unpack(result)
+        self._carrying_back(lambda: callback(unpacked))
 
     def _carrying_back(self, job: _Job) -> None:
         """Do what reads the user's iterable; what it raises is for the user's thread."""
@@ -362,22 +370,21 @@ class RunningCall:
                 self._events.put(ClusterFailed(_as_cluster_error(error)))
 
 
-def _references(tasks: Iterable[PackedTask]) -> dict[int | bytes, References]:
-    found: dict[int | bytes, References] = {}
+def _shared(tasks: Iterable[PackedTask]) -> dict[int | bytes, Shared]:
+    """Return what arguments refer to, by index, and functions, by key."""
+    found: dict[int | bytes, Shared] = {}
     for task in tasks:
-        if task.shared.buffers:
-            found[task.index] = task.shared.references
-        if task.function_shared.buffers:
-            found[task.function_key] = task.function_shared.references
-    return found
+        found[task.index] = task.shared
+        found[task.function_key] = task.function_shared
+    return {key: s for key, s in found.items() if s is not NOTHING_SHARED}
 
 
-def _buffers(tasks: Iterable[PackedTask], all_of_them: bool) -> dict[str, bytes]:
+def _buffers(shared: Iterable[Shared], all_of_them: bool) -> dict[str, bytes]:
     """Return what is to be sent along: at least what no store had room for."""
     return {
         buffer.name: bytes(buffer.view)
-        for task in tasks
-        for buffer in (*task.shared.buffers, *task.function_shared.buffers)
+        for one in shared
+        for buffer in one.buffers
         if all_of_them or buffer.store is None
     }
 

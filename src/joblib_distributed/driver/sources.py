@@ -6,8 +6,11 @@ calls of the process and closed at its exit.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
+import concurrent.futures
 import contextlib
+import json
 import os
 import socket
 import threading
@@ -17,8 +20,10 @@ from typing import Any
 
 import dask
 import distributed
+import distributed.comm
+from dask.utils import parse_timedelta
 from distributed import Client, get_worker
-from distributed.comm.addressing import parse_host_port
+from distributed.comm.addressing import parse_address, parse_host_port
 
 from joblib_distributed.driver import embedded, refusals
 from joblib_distributed.driver.cluster import Cluster
@@ -164,16 +169,18 @@ def _own_client(key: object, connect: Callable[[], Client]) -> Client:
 def _connect(host: str) -> Client:
     if os.path.isfile(host):
         target = {"scheduler_file": host}
+        address = _address_in(host)
     elif refusals.looks_like_path(host):
         raise refusals.no_scheduler_file(host)
     else:
         target = {"address": host}
+        address = host
     # In two steps, so that what the second leaves behind can be closed: a thread, and
     # half a minute or more at the exit of the process.
     client = Client.__new__(Client)
     try:
-        if "address" in target:
-            _check_address(host)
+        _check_address(address)
+        _check_answers(address)
         client.__init__(**target, set_as_default=False)
     except (OSError, ValueError, TypeError, distributed.TimeoutError) as error:
         _discard(client)
@@ -187,6 +194,61 @@ def _check_address(address: str) -> None:
     if scheme in ("", "tcp", "tls"):
         host, port = parse_host_port(location)
         socket.getaddrinfo(host, port)
+
+
+def _address_in(scheduler_file: str) -> str:
+    try:
+        with open(scheduler_file, encoding="utf-8") as file:
+            return str(json.load(file)["address"])
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise refusals.no_scheduler(scheduler_file, error) from error
+
+
+def _check_answers(address: str) -> None:
+    """Raise `OSError` if nobody at an address answers as dask does, in time.
+
+    `Client` waits for ever for the first answer of a server that is none of dask's, or
+    is stopped. This waits as long as dask waits for a connection.
+    """
+    timeout = parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"))
+    arguments = distributed.Security().get_connection_args("client")
+
+    async def answer() -> None:
+        connecting = distributed.comm.connect(address, timeout=timeout, **arguments)
+        # A second more, so that what `connect` says about its own timeout is heard.
+        comm = await asyncio.wait_for(connecting, timeout + 1)
+        comm.abort()
+
+    # On a thread, as the user's own may have an event loop that runs.
+    answered: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    def ask() -> None:
+        try:
+            answered.set_result(asyncio.run(answer()))
+        except BaseException as error:
+            answered.set_exception(error)
+
+    threading.Thread(target=ask, name="joblib-distributed-connect", daemon=True).start()
+    try:
+        answered.result()
+    except (asyncio.TimeoutError, concurrent.futures.TimeoutError):
+        raise OSError(
+            f"what accepts connections there has not answered within {timeout:g} seconds "
+            "as a dask scheduler does"
+        ) from None
+    except OSError as error:
+        # dask's reason may be that the last of its many tries had no time left.
+        raise error from _refusal(address, timeout)
+
+
+def _refusal(address: str, timeout: float) -> OSError | None:
+    """Return why a connection is refused, as the system puts it."""
+    try:
+        place = parse_host_port(parse_address(address)[1])
+        socket.create_connection(place, timeout).close()
+    except OSError as error:
+        return error
+    return None
 
 
 def _discard(client: Client) -> None:

@@ -14,8 +14,11 @@ from joblib_distributed.data.host import HostStore, host_store
 from joblib_distributed.data.outcome import Kind, Outcome
 from joblib_distributed.data.payload import Sharing
 from joblib_distributed.data.writing import NoRoomError
-from joblib_distributed.errors import BufferMissingError
 from joblib_distributed.worker.interrupt import shielded
+
+
+class BufferMissingError(LookupError):
+    """A buffer is not on this host: the task is to be sent again with its data."""
 
 
 def find_buffers(
@@ -62,17 +65,19 @@ def _find_buffer(name: str, sharing: Sharing, sent: Mapping[str, bytes]) -> memo
     return view if sharing.mmap_mode == "r" else memoryview(bytearray(view))
 
 
-def pack_result(value: object, sharing: Sharing) -> Outcome:
+def pack_result(value: object, sharing: Sharing | None) -> Outcome:
     """Pack what a task gave; large buffers through the store if the driver sees it."""
+    if sharing is None:
+        return Outcome(Kind.VALUE, 0.0, pack(value))
     store = host_store(sharing.temp_folder)
-    if store.identity and store.identity == sharing.host:
+    if store.identity == sharing.host:
         apart = pack_apart(value, sharing.least)
         names: list[str] = []
         with shielded():
             try:
                 for view in apart.buffers:
-                    # One by one, so that those before one without room can be removed.
-                    names += [store.put_result(sharing.owner, view)]
+                    # One by one: those before one without room are to be removed.
+                    names.append(store.put_result(sharing.owner, view))  # noqa: PERF401
             except NoRoomError:
                 _discard(store, names)
             else:

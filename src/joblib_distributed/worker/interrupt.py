@@ -80,15 +80,13 @@ class _Run:
            the runner, wherever it is in here; it starts again.
         4. The runner takes the turn for good, and absorbs what has not been raised yet.
         """
-        while not self._take_turn("runner"):
-            time.sleep(0)  # the interrupter needs microseconds, and the interpreter lock
+        self.shield()
         self.frame = None  # it refers to this object
-        if self._injected:
-            self._absorb()
 
     def shield(self) -> None:
         """Let nothing be injected until `unshield`; may raise `Interrupted` before."""
         while not self._take_turn("runner"):
+            # Gives up the interpreter lock, which is all that the interrupter needs.
             time.sleep(0)
         if self._injected:
             self._absorb()

@@ -11,13 +11,13 @@ import contextlib
 import os
 import pickle
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import joblib
 from distributed import get_worker
 
-from joblib_distributed.data.buffers import pack, unpack_apart
+from joblib_distributed.data.buffers import unpack_apart
 from joblib_distributed.data.outcome import (
     MISSING,
     NOT_RUN,
@@ -27,9 +27,13 @@ from joblib_distributed.data.outcome import (
     pack_failure,
     pack_report,
 )
-from joblib_distributed.data.payload import BatchPayload, CallContext
-from joblib_distributed.errors import BufferMissingError
-from joblib_distributed.worker.buffers import discard_results, find_buffers, pack_result
+from joblib_distributed.data.payload import BatchPayload, CallContext, References
+from joblib_distributed.worker.buffers import (
+    BufferMissingError,
+    discard_results,
+    find_buffers,
+    pack_result,
+)
 from joblib_distributed.worker.interrupt import Interrupted, interruptible, is_unwanted
 
 
@@ -113,7 +117,9 @@ class _Bench:
 
     def __init__(self, batch: BatchPayload) -> None:
         self._batch = batch
+        self.sharing = batch.sharing
         self._loaded: dict[bytes, object] = {}
+        self._scattered: dict[int, object] = {}
 
     def function(self, key: bytes) -> object:
         if key not in self._loaded:
@@ -124,20 +130,27 @@ class _Bench:
         args, kwargs = self._unpack(index, packed)
         return args, kwargs
 
+    def scattered(self, position: int) -> object:
+        if position not in self._scattered:
+            packed, references = self._batch.scattered[position]
+            self._scattered[position] = self._unpack_apart(packed, references)
+        return self._scattered[position]
+
     def _unpack(self, key: int | bytes, packed: bytes) -> Any:
         references = self._batch.references.get(key)
         if references is None:
             return pickle.loads(packed)
-        assert self._batch.sharing is not None
-        buffers = find_buffers(references.names, self._batch.sharing, self._batch.buffers)
-        return unpack_apart(packed, buffers, references.strings)
+        return self._unpack_apart(packed, references)
 
-    def pack_value(self, value: object) -> Outcome:
-        """Pack what a task gave; its duration is for the caller to fill in."""
-        sharing = self._batch.sharing
-        if sharing is None:
-            return Outcome(Kind.VALUE, 0.0, pack(value))
-        return pack_result(value, sharing)
+    def _unpack_apart(self, packed: bytes | memoryview, references: References) -> Any:
+        buffers: Sequence[memoryview] = ()
+        if references.names:
+            assert self.sharing is not None, "only who shares refers to buffers"
+            buffers = find_buffers(references.names, self.sharing, self._batch.buffers)
+        if not packed:
+            packed, *buffers = buffers
+        scattered = self.scattered if references.scattered else None
+        return unpack_apart(packed, buffers, references.strings, scattered)
 
 
 def _run_task(
@@ -151,7 +164,7 @@ def _run_task(
         stage = Stage.RUN
         value = call(*args, **kwargs)  # type: ignore[operator]
         stage = Stage.PACK_RESULT
-        outcome = bench.pack_value(value)
+        outcome = pack_result(value, bench.sharing)
     except Interrupted:
         raise
     except BufferMissingError:
