@@ -108,13 +108,14 @@ SKIPS = (
     Skip(
         "joblib.test.test_parallel",
         (
+            "test_abort_backend[*-None]",
             "test_abort_backend[*-dask]",
             "test_abort_backend[*-backend10]",  # ours, as an instance
             "test_multiple_generator_call_separated_gc[*dask*]",
         ),
         "Needs workers that are free while tasks of a call that was given up, or of the "
-        "test before, are in a time.sleep(10): C code cannot be interrupted, and we do "
-        "not kill workers that others may use.",
+        "test before, are in a time.sleep(10), or (30): C code cannot be interrupted, "
+        "and we do not kill workers that others may use.",
     ),
     Skip(
         "sklearn.ensemble.tests.test_forest",

@@ -130,6 +130,12 @@ class Options:
         """Whether they say which workers may run the tasks."""
         return bool(self.resources or (self.workers and not self.allow_other_workers))
 
+    def preferring(self, worker: str) -> Options:
+        """Return the same with a worker to be preferred, unless they name any."""
+        if not worker or self.workers or self.resources:
+            return self
+        return dataclasses.replace(self, workers=worker, allow_other_workers=True)
+
     def portable(self) -> Options:
         """Return what of these options has a meaning in another process."""
         return dataclasses.replace(self, client=None, scatter=())

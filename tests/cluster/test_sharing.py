@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -428,41 +429,100 @@ def test_a_script_leaves_no_store(end: str, tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------- other machines
+def cluster_with(folder: Path) -> CommandLineCluster:
+    """Workers whose stores, if they can have any, are in this folder."""
+    return CommandLineCluster(2, 1, env={"JOBLIB_TEMP_FOLDER": str(folder)})
+
+
 @pytest.fixture(scope="module")
-def other_machine(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[CommandLineCluster]:
+def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("other-machine")
+
+
+@pytest.fixture(scope="module")
+def other_machine(other_folder: Path) -> Iterator[CommandLineCluster]:
     """Workers that have a store, but not ours."""
-    folder = str(tmp_path_factory.mktemp("other-machine"))
-    with CommandLineCluster(2, 1, env={"JOBLIB_TEMP_FOLDER": folder}) as cluster:
+    with cluster_with(other_folder) as cluster:
         yield cluster
 
 
-@pytest.fixture
-def elsewhere(other_machine: CommandLineCluster) -> Iterator[Cluster]:
+@pytest.fixture(scope="module")
+def machine_without_store(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[CommandLineCluster]:
+    folder = tmp_path_factory.mktemp("without-store")
+    (folder / FOLDER).touch()  # a file, where the store's folder is to be
+    with cluster_with(folder) as cluster:
+        yield cluster
+
+
+@contextlib.contextmanager
+def used(cluster: CommandLineCluster) -> Iterator[Cluster]:
     """A cluster of which this process does not know yet where it is."""
-    host = other_machine.address
+    host = cluster.address
     with joblib.parallel_config(backend="dask.distributed", scheduler_host=host):
         yield find_cluster(Options(scheduler_host=host))
     joblib_distributed.get_client(scheduler_host=host).close()
 
 
-def test_workers_without_our_store_are_sent_the_data(elsewhere: Cluster) -> None:
-    array = numbers()
-    assert not elsewhere.is_elsewhere
-    first = Parallel()(delayed(look)(array) for _ in range(8))
-    assert [s.total for s in first] == [float(array.sum())] * 8
-    assert not any(s.is_stored or s.writable for s in first)
-    assert elsewhere.is_elsewhere
-    # From now on data is in the tasks themselves.
-    second = Parallel()(delayed(look)(array) for _ in range(8))
-    assert [s.total for s in second] == [float(array.sum())] * 8
-    assert all(s.writable and not s.is_stored for s in second)
+@pytest.fixture
+def elsewhere(other_machine: CommandLineCluster) -> Iterator[Cluster]:
+    with used(other_machine) as cluster:
+        yield cluster
 
 
-def test_workers_without_our_store_give_results(
-    elsewhere: Cluster, results_left: Left
+@pytest.fixture
+def storeless(machine_without_store: CommandLineCluster) -> Iterator[Cluster]:
+    with used(machine_without_store) as cluster:
+        yield cluster
+
+
+def test_another_machine_is_sent_data_once(
+    elsewhere: Cluster, other_folder: Path
 ) -> None:
+    array = numbers(seed=1)
+    assert_shared(Parallel()(delayed(look)(array) for _ in range(8)), array)
+    assert elsewhere.arrivals == 1
+    assert_shared(Parallel()(delayed(look)(array.copy()) for _ in range(8)), array)
+    assert elsewhere.arrivals == 1
+    (stored,) = [f for f in (other_folder / FOLDER).iterdir() if "-" in f.name]
+    assert stored.read_bytes() == array.tobytes()
+    assert stored.stat().st_mode & 0o777 == 0o400
+
+
+def test_another_machine_is_sent_each_of_many_arrays(elsewhere: Cluster) -> None:
+    arrays = [numbers(seed=i) for i in range(100, 120)]
+    seen = Parallel()(delayed(look)(array) for array in arrays)
+    assert [s.total for s in seen] == [float(array.sum()) for array in arrays]
+    assert all(s.is_stored and not s.writable for s in seen)
+    assert elsewhere.arrivals == 20
+
+
+def test_another_machine_is_sent_scattered_objects(elsewhere: Cluster) -> None:
+    array = numbers(seed=2)
+    model = Counted(list(range(500_000)))
+    with joblib.parallel_config(
+        backend="dask.distributed",
+        scheduler_host=elsewhere.client.scheduler.address,
+        scatter=[model, array],
+    ):
+        found = Parallel()(delayed(sum_and_look)(model, array) for _ in range(4))
+    assert [total for total, _ in found] == [sum(range(500_000))] * 4
+    assert_shared([seen for _, seen in found], array)
+    assert elsewhere.arrivals == 2
+
+
+def sum_and_look(model: Counted, array: np.ndarray[Any, Any]) -> tuple[int, Seen]:
+    return sum_of(model, 0), look(array)
+
+
+def test_a_methods_object_is_sent_to_another_machine(elsewhere: Cluster) -> None:
+    model = Model(numbers(seed=3))
+    for _ in range(2):
+        assert_shared(Parallel()(delayed(model.look)(i) for i in range(4)), model.array)
+
+
+def test_results_of_another_machine(elsewhere: Cluster, results_left: Left) -> None:
     for _ in range(2):
         for i, result in enumerate(Parallel()(delayed(numbers)(i) for i in range(4))):
             assert np.array_equal(result, numbers(i))
@@ -471,17 +531,36 @@ def test_workers_without_our_store_give_results(
     assert results_left() == set()
 
 
-def test_a_methods_object_is_sent_to_workers_without_our_store(
-    elsewhere: Cluster,
+@pytest.mark.parametrize("mode", ["c", None])
+def test_private_copies_on_another_machine(elsewhere: Cluster, mode: str | None) -> None:
+    array = numbers(seed=4)
+    for i, (before, after, seen) in enumerate(
+        Parallel(mmap_mode=mode)(delayed(overwrite)(array, i) for i in range(4))
+    ):
+        assert before == float(array.sum())
+        assert after == i * LARGE
+        assert seen.writable
+
+
+def test_workers_that_can_have_no_store_are_sent_the_data_with_tasks(
+    storeless: Cluster,
 ) -> None:
-    model = Model(numbers())
-    for _ in range(2):
-        seen = Parallel()(delayed(model.look)(i) for i in range(4))
-        assert [s.total for s in seen] == [float(model.array.sum())] * 4
+    array = numbers()
+    assert not storeless.is_elsewhere
+    first = Parallel()(delayed(look)(array) for _ in range(8))
+    assert [s.total for s in first] == [float(array.sum())] * 8
+    assert not any(s.is_stored or s.writable for s in first)
+    assert storeless.is_elsewhere
+    # From now on data is in the tasks themselves.
+    second = Parallel()(delayed(look)(array) for _ in range(8))
+    assert [s.total for s in second] == [float(array.sum())] * 8
+    assert all(s.writable and not s.is_stored for s in second)
 
 
 @pytest.mark.parametrize("mode", ["c", None])
-def test_private_copies_without_our_store(elsewhere: Cluster, mode: str | None) -> None:
+def test_private_copies_of_workers_that_can_have_no_store(
+    storeless: Cluster, mode: str | None
+) -> None:
     array = numbers()
     for i, (before, after, seen) in enumerate(
         Parallel(mmap_mode=mode)(delayed(overwrite)(array, i) for i in range(4))

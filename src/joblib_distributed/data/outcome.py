@@ -73,6 +73,16 @@ class Failure(NamedTuple):
     exits: bool
 
 
+class Missing(NamedTuple):
+    """Buffers that the tasks of an attempt need, and its host has not got."""
+
+    #: Identity of the host's store; empty if it has none.
+    host: str
+    #: Of the worker.
+    address: str
+    names: tuple[str, ...]
+
+
 class Report(NamedTuple):
     """What an attempt gave: an outcome for each of its tasks, in their order."""
 
@@ -81,7 +91,6 @@ class Report(NamedTuple):
 
 
 NOT_RUN = Outcome(Kind.NOT_RUN, 0.0)
-MISSING = Outcome(Kind.MISSING, 0.0)
 
 _LENGTH = struct.Struct("<Q")
 
@@ -115,6 +124,16 @@ def unpack_report(packed: bytes) -> Report:
         outcomes.append(Outcome(Kind(kind), duration, value, buffers, strings))
         start += size
     return Report(worker, outcomes)
+
+
+def pack_missing(missing: Missing) -> Outcome:
+    """Make the outcome of a task that was not run for lack of its buffers."""
+    return Outcome(Kind.MISSING, 0.0, pickle.dumps(tuple(missing), protocol=PROTOCOL))
+
+
+def unpack_missing(outcome: Outcome) -> Missing:
+    """Return what `pack_missing` was given."""
+    return Missing(*pickle.loads(outcome.packed))
 
 
 def pack_failure(error: BaseException, stage: Stage, worker: str) -> bytes:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import secrets
 import stat
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from joblib_distributed.data.buffers import size_of
 
@@ -23,6 +26,8 @@ try:
     import fcntl
 except ImportError:  # Windows: there are no stores
     fcntl = None  # type: ignore[assignment]
+
+T = TypeVar("T")
 
 #: Ending of files that are being written.
 PART = ".part"
@@ -49,7 +54,6 @@ class Part:
         self._store = store
         self.name = name
         self._path = store.folder / f"{name}.{secrets.token_hex(8)}{PART}"
-        self.written = 0
         store.trim(size_of(name))
         self.descriptor = self._create()
 
@@ -61,8 +65,8 @@ class Part:
                 return descriptor
             os.close(descriptor)  # swept before it was locked
 
-    def write(self, content: memoryview) -> None:
-        """Append.
+    def write(self, content: memoryview, start: int = 0) -> None:
+        """Write bytes to a place of the file.
 
         Raises
         ------
@@ -70,16 +74,36 @@ class Part:
             If the file system is full of what is in use.
         """
         while content.nbytes:
+            piece = content[:WRITE_STEP]
+            done = self._evicting(
+                content.nbytes,
+                functools.partial(os.pwrite, self.descriptor, piece, start),
+            )
+            start += done
+            content = content[done:]
+
+    def reserve(self, nbytes: int) -> None:
+        """Take the room for so many bytes before any is written.
+
+        Raises
+        ------
+        NoRoomError
+            If the file system is full of what is in use.
+        """
+        if sys.platform == "linux":  # elsewhere `write` finds out
+            allocate = functools.partial(os.posix_fallocate, self.descriptor, 0, nbytes)
+            self._evicting(nbytes, allocate)
+
+    def _evicting(self, nbytes: int, act: Callable[[], T]) -> T:
+        """Do what takes so much room, evicting for it as long as that helps."""
+        while True:
             try:
-                done = os.pwrite(self.descriptor, content[:WRITE_STEP], self.written)
+                return act()
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
-                if not self._store.evict_for(content.nbytes):
+                if not self._store.evict_for(nbytes):
                     raise NoRoomError(*error.args) from error
-                continue
-            self.written += done
-            content = content[done:]
 
     def publish(self) -> Buffer | None:
         """Give the file its name; None if it was evicted before it could be mapped."""

@@ -20,6 +20,7 @@ from typing import Any
 
 from joblib_distributed.data.outcome import Kind, Outcome
 from joblib_distributed.data.payload import PackedTask
+from joblib_distributed.driver import verdicts
 from joblib_distributed.driver.events import (
     AttemptFailed,
     AttemptFinished,
@@ -36,15 +37,10 @@ from joblib_distributed.driver.events import (
     Looked,
     Release,
     Send,
+    Supplied,
+    Supply,
 )
-from joblib_distributed.errors import (
-    ClusterError,
-    JoblibDistributedError,
-    NoWorkersError,
-    TaskError,
-    TaskLostError,
-    WorkerDiedError,
-)
+from joblib_distributed.errors import ClusterError, JoblibDistributedError
 
 #: Looks at the scheduler in a row that must find an attempt unknown, which it knew
 #: before, for it to count as lost. Two is a guess.
@@ -58,6 +54,11 @@ LOOKS_BEFORE_NEVER_ARRIVED = 30
 #: How often in all the engine may forget a task. Far above what restarts of a cluster
 #: cause; it ends a call that would be sent for ever. A guess.
 LOSSES_ALLOWED = 100
+
+#: How often a task may find hosts without its buffers, which are then brought there,
+#: before it is sent with them. Each time is one host's first, or else a host has room for
+#: too little and evicts them again. A guess.
+MISSES_ALLOWED = 10
 
 #: How often a task that is alone may be killed with its worker. The scheduler itself
 #: tries such a task on `allowed-failures` + 1 workers, 4 by default, before it says so.
@@ -78,6 +79,12 @@ class _Entry:
     losses: int = 0
     #: How often it was given up on its way.
     never_arrived: int = 0
+    #: How often a host lacked its buffers.
+    misses: int = 0
+    #: Whether its buffers are to be sent along.
+    along: bool = False
+    #: Address of a worker whose host has been given them.
+    worker: str = ""
 
 
 @dataclasses.dataclass
@@ -134,8 +141,6 @@ class Call:
         self._over = False
         # Whether an attempt that was given up may be running all the same.
         self._strays = False
-        # Whether a worker's host turned out not to have our buffers.
-        self._with_buffers = False
         # Why nothing can be sent any more, if that is how the call ended.
         self._failure: ClusterError | None = None
         # Deliveries not made yet, by number.
@@ -144,6 +149,8 @@ class Call:
         self._waiting: deque[list[_Entry]] = deque()
         # Tasks that were on a worker that died: each is to run alone.
         self._suspects: deque[_Entry] = deque()
+        # Tasks whose buffers are being brought to a host, by attempt that lacked them.
+        self._held: dict[str, _Attempt] = {}
         # Attempts by key.
         self._in_flight: dict[str, _Attempt] = {}
         self._handlers: dict[type, Callable[[Any], Iterable[Instruction]]] = {
@@ -153,6 +160,7 @@ class Call:
             AttemptLost: self._on_lost,
             AttemptFailed: self._on_failed,
             Looked: self._on_looked,
+            Supplied: self._on_supplied,
             ClusterFailed: self._on_cluster_failed,
             Cancelled: self._on_cancelled,
         }
@@ -212,7 +220,8 @@ class Call:
         key = f"{batch_name(entry.task for entry in entries)}-{self.name}-{self._sent}"
         self._in_flight[key] = _Attempt(entries, solo)
         tasks = [entry.task for entry in entries]
-        return Send(key, tasks, solo, self._with_buffers)
+        along = any(entry.along for entry in entries)
+        return Send(key, tasks, solo, along, entries[0].worker)
 
     # ------------------------------------------------------------------------- events
     def _on_dispatched(self, event: Dispatched) -> Iterable[Instruction]:
@@ -227,8 +236,8 @@ class Call:
         attempt = self._in_flight.pop(event.key, None)
         if attempt is None:
             return
-        yield Release([event.key])
         again = []
+        missing = next((o for o in event.outcomes if o.kind is Kind.MISSING), None)
         for entry, outcome in zip(attempt.entries, event.outcomes, strict=True):
             if entry.delivery.number not in self._deliveries:
                 continue
@@ -236,14 +245,41 @@ class Call:
                 entry.delivery.values[entry.task.index] = outcome
                 yield from self._deliver_if_complete(entry.delivery)
             elif outcome.kind in (Kind.NOT_RUN, Kind.MISSING):
-                self._with_buffers = self._with_buffers or outcome.kind is Kind.MISSING
                 again.append(entry)
             elif entry.retries_left > 0:
                 entry.retries_left -= 1
                 again.append(entry)
             else:
                 yield self._fail(entry, outcome)
-        self._put_back(again, attempt.solo)
+        if missing is not None and again:
+            yield from self._hold(event.key, _Attempt(again, attempt.solo), missing)
+        else:
+            self._put_back(again, attempt.solo)
+        yield Release([event.key])
+
+    def _hold(
+        self, key: str, lacking: _Attempt, missing: Outcome
+    ) -> Iterable[Instruction]:
+        """Keep tasks until a host has their buffers; those not run lack them, too."""
+        for entry in lacking.entries:
+            entry.misses += 1
+        if any(entry.misses > MISSES_ALLOWED for entry in lacking.entries):
+            self._supplied(lacking, along=True)
+            return
+        self._held[key] = lacking
+        yield Supply(key, [entry.task for entry in lacking.entries], missing)
+
+    def _on_supplied(self, event: Supplied) -> Iterable[Instruction]:
+        lacking = self._held.pop(event.key, None)
+        if lacking is not None:
+            self._supplied(lacking, event.along, event.worker)
+        return ()
+
+    def _supplied(self, lacking: _Attempt, along: bool, worker: str = "") -> None:
+        for entry in lacking.entries:
+            entry.along = entry.along or along
+            entry.worker = worker
+        self._put_back(lacking.entries, lacking.solo)
 
     def _deliver_if_complete(self, delivery: _Delivery) -> Iterable[Instruction]:
         if len(delivery.values) == len(delivery.tasks):
@@ -277,7 +313,7 @@ class Call:
         if entry.solo_deaths <= SOLO_DEATHS_ALLOWED:
             self._put_back([entry], suspect=True)
         elif entry.delivery.number in self._deliveries:
-            yield self._fail(entry, _worker_died(entry, event.detail))
+            yield self._fail(entry, verdicts.worker_died(entry.task, event.detail))
 
     def _on_lost(self, event: AttemptLost) -> Iterable[Instruction]:
         attempt = self._in_flight.pop(event.key, None)
@@ -291,7 +327,7 @@ class Call:
             if entry.losses <= LOSSES_ALLOWED:
                 again.append(entry)
             elif entry.delivery.number in self._deliveries:
-                yield self._fail(entry, _lost(entry))
+                yield self._fail(entry, verdicts.lost(entry.task, entry.losses))
         self._put_back(again, attempt.solo)
 
     def _on_failed(self, event: AttemptFailed) -> Iterable[Instruction]:
@@ -301,7 +337,7 @@ class Call:
         yield Release([event.key])
         for entry in attempt.entries:
             if entry.delivery.number in self._deliveries:
-                yield self._fail(entry, _never_ran(entry, event.detail))
+                yield self._fail(entry, verdicts.never_ran(entry.task, event.detail))
 
     def _on_looked(self, event: Looked) -> Iterable[Instruction]:
         for key, state in event.states.items():
@@ -331,7 +367,8 @@ class Call:
         self._strays = True
         for entry in attempt.entries:
             if entry.delivery.number in self._deliveries:
-                yield self._fail(entry, _no_worker(entry, look, self._stranded_timeout))
+                error = verdicts.no_worker(entry.task, look, self._stranded_timeout)
+                yield self._fail(entry, error)
 
     def _on_cluster_failed(self, event: ClusterFailed) -> Iterable[Instruction]:
         self._over = True
@@ -355,6 +392,7 @@ class Call:
         self._deliveries.clear()
         self._waiting.clear()
         self._suspects.clear()
+        self._held.clear()
         self._in_flight.clear()
 
 
@@ -372,56 +410,3 @@ def batch_name(tasks: Iterable[PackedTask]) -> str:
     prefix = "batch_of" if len(set(names)) == 1 else "mixed_batch_of"
     first = names[0] if names else "nothing"
     return f"{prefix}_{first.replace('-', '_')}"
-
-
-def _worker_died(entry: _Entry, detail: str) -> TaskError:
-    return WorkerDiedError.of(
-        entry.task.index,
-        entry.task.name,
-        f"killed the worker processes that ran it, also when it ran alone: {detail} "
-        "The likely causes are a crash in native code, os._exit, or more memory than "
-        "the worker may use. Run this task by itself to see, or give workers more "
-        "memory.",
-    )
-
-
-def _never_ran(entry: _Entry, detail: str) -> TaskError:
-    return TaskLostError.of(
-        entry.task.index,
-        entry.task.name,
-        f"could not be started on a worker: {detail} If a module is missing there, "
-        "install joblib-distributed and joblib in the workers' environment.",
-    )
-
-
-def _lost(entry: _Entry) -> TaskError:
-    return TaskLostError.of(
-        entry.task.index,
-        entry.task.name,
-        f"was lost by the cluster {entry.losses} times. Either somebody else cancels "
-        "it, or its workers or the scheduler are restarted all the time: look at the "
-        "scheduler's log.",
-    )
-
-
-def _no_worker(entry: _Entry, look: Looked, timeout: float) -> JoblibDistributedError:
-    if look.threads and look.constrained:
-        reason = (
-            f"the cluster has {look.threads} threads, but none that the options "
-            "workers= and resources= allow. Correct them, or start such a worker"
-        )
-    elif look.threads:
-        reason = (
-            f"the cluster has {look.threads} threads, but takes no tasks: its workers "
-            "are probably paused, which dask does when their memory is nearly full. "
-            "Give them more memory, or the call smaller tasks"
-        )
-    else:
-        reason = (
-            "the cluster has no worker left. Start workers, or raise "
-            "wait_for_workers_timeout"
-        )
-    return NoWorkersError(
-        f"Task {entry.task.index} ({entry.task.name}) found no worker for "
-        f"{timeout:g} seconds: {reason}."
-    )

@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import distributed
@@ -26,6 +26,8 @@ from distributed.scheduler import KilledWorker
 from joblib_distributed.data.host import take_results
 from joblib_distributed.data.outcome import unpack_report
 from joblib_distributed.data.payload import BatchPayload, Sharing, pack_invocation
+from joblib_distributed.data.store import Buffer
+from joblib_distributed.data.transfer import CHUNK_TIMEOUT, Arrival
 from joblib_distributed.driver import embedded, refusals
 from joblib_distributed.driver.events import (
     AttemptFailed,
@@ -36,6 +38,7 @@ from joblib_distributed.driver.events import (
     Event,
     Looked,
 )
+from joblib_distributed.driver.supplier import Place, Supplier
 from joblib_distributed.driver.turns import Turns
 from joblib_distributed.options import Options
 from joblib_distributed.worker.interrupt import interrupt_call
@@ -49,6 +52,9 @@ ANSWER_TIMEOUT = 10.0
 #: Seconds after which it is looked whether a worker that has not answered is still there.
 #: A guess.
 ANSWER_INTERVAL = 0.5
+
+#: Seconds in which a worker that can be reached without the scheduler answers. A guess.
+DIRECT_TIMEOUT = 3.0
 
 _WITHOUT_ADVICE = functools.partial(
     embedded.settings, {"distributed.admin.large-graph-warning-threshold": "1 PiB"}
@@ -73,8 +79,12 @@ class _Known:
     def __init__(self) -> None:
         #: Addresses of the workers that passed `Cluster.check_workers`.
         self.checked: set[str] = set()
-        #: Whether a worker does not see the store of this host.
+        #: Whether a worker's host cannot have a store.
         self.is_elsewhere = False
+        #: Whether workers can be reached without the scheduler, by address.
+        self.is_direct: dict[str, bool] = {}
+        #: Made when a host first lacks a buffer.
+        self.supplier: Supplier | None = None
         #: For whom it is the turn to run a suspect.
         self.turns = Turns()
 
@@ -123,7 +133,7 @@ class Cluster:
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether a worker has not found buffers that this host's store has."""
+        """Whether there are workers whose hosts can have no store."""
         return self._known.is_elsewhere
 
     def note_elsewhere(self) -> None:
@@ -306,6 +316,62 @@ class Cluster:
         if self.closed and not isinstance(event, AttemptFinished):
             event = ClusterFailed(refusals.closed())
         post(event)
+
+    # -------------------------------------------------------------------- large buffers
+    @property
+    def arrivals(self) -> int:
+        """How many buffers have arrived on other hosts."""
+        supplier = self._known.supplier
+        return 0 if supplier is None else supplier.arrivals
+
+    def supply(
+        self,
+        place: Place,
+        buffers: Mapping[str, Buffer],
+        since: int,
+        done: Callable[[Arrival], None],
+    ) -> None:
+        """See `Supplier.supply`; `done` is called on the event loop, exactly once."""
+        self.client.loop.add_callback(self._supply, place, buffers, since, done)
+
+    async def _supply(
+        self,
+        place: Place,
+        buffers: Mapping[str, Buffer],
+        since: int,
+        done: Callable[[Arrival], None],
+    ) -> None:
+        if self._known.supplier is None:
+            self._known.supplier = Supplier(self._ask_for_operation)
+        arrival = Arrival.UNEXPECTED
+        try:
+            supplied = await self._known.supplier.supply(place, buffers, since)
+            arrival = supplied.arrival
+        finally:
+            done(arrival)
+
+    async def _ask_for_operation(
+        self, address: str, operation: str, **message: Any
+    ) -> Any:
+        if await self._reaches(address):
+            asked = getattr(self.client.rpc(address), operation)(**message)
+        else:
+            asked = self.client.scheduler.proxy(
+                msg={"op": operation, **message}, worker=address
+            )
+        return await asyncio.wait_for(asked, CHUNK_TIMEOUT)
+
+    async def _reaches(self, address: str) -> bool:
+        """Whether a worker answers without the scheduler."""
+        is_direct = self._known.is_direct
+        if address not in is_direct:
+            try:
+                asked = self.client.rpc(address).identity()
+                await asyncio.wait_for(asked, DIRECT_TIMEOUT)
+                is_direct[address] = True
+            except (OSError, asyncio.TimeoutError):
+                is_direct[address] = False
+        return is_direct[address]
 
     def report_closed(self, post: Post) -> None:
         """Post the end of the cluster, which is noticed when nothing else is heard."""

@@ -72,6 +72,17 @@ class Looked:
 
 
 @dataclasses.dataclass(frozen=True)
+class Supplied:
+    """A host has been given what it lacked for an attempt, or could not be."""
+
+    key: str
+    #: The worker on that host that knows of it.
+    worker: str
+    #: Whether the buffers are to be sent along with the tasks instead.
+    along: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class ClusterFailed:
     """Nothing can be sent any more."""
 
@@ -90,6 +101,7 @@ Event = (
     | AttemptLost
     | AttemptFailed
     | Looked
+    | Supplied
     | ClusterFailed
     | Cancelled
 )
@@ -105,6 +117,19 @@ class Send:
     solo: bool = False
     #: Whether to send the buffers along that workers may not find on their hosts.
     with_buffers: bool = False
+    #: Address of a worker whose host has them; empty if any worker is as good.
+    worker: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Supply:
+    """Bring buffers to a host that lacks them; a `Supplied` with this key follows."""
+
+    #: Of the attempt that found that out.
+    key: str
+    tasks: Sequence[PackedTask]
+    #: What it lacks.
+    missing: Outcome
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,4 +162,4 @@ class Interrupt:
     """Stop whatever of the call is running on a worker."""
 
 
-Instruction = Send | Deliver | DeliverError | Release | Interrupt
+Instruction = Send | Supply | Deliver | DeliverError | Release | Interrupt

@@ -23,17 +23,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from joblib_distributed.data.host import host_store
-from joblib_distributed.data.outcome import Outcome, unpack_error, unpack_value
-from joblib_distributed.data.payload import (
-    NOTHING_SHARED,
-    BatchPayload,
-    PackedTask,
-    Packer,
-    References,
-    Scattered,
-    Shared,
-    Sharing,
+from joblib_distributed.data.outcome import (
+    Outcome,
+    unpack_error,
+    unpack_missing,
+    unpack_value,
 )
+from joblib_distributed.data.payload import PackedTask, Packer, Sharing
+from joblib_distributed.data.transfer import Arrival
 from joblib_distributed.driver.batching import BatchPolicy
 from joblib_distributed.driver.call import Call
 from joblib_distributed.driver.cluster import Cluster
@@ -49,8 +46,12 @@ from joblib_distributed.driver.events import (
     Looked,
     Release,
     Send,
+    Supplied,
+    Supply,
 )
 from joblib_distributed.driver.joblib_hooks import Callback
+from joblib_distributed.driver.sending import Sender
+from joblib_distributed.driver.supplier import Place
 from joblib_distributed.errors import ClusterError
 from joblib_distributed.options import Options
 from joblib_distributed.worker.interrupt import shielded
@@ -122,7 +123,6 @@ class RunningCall:
         self.policy = BatchPolicy()
         self._cluster = cluster
         self._options = options
-        self._context = context
         self._carry_back = carry_back
         self._dispatch_more = dispatch_more
         if sharing is not None:  # results that nobody takes can be told by their call
@@ -143,8 +143,10 @@ class RunningCall:
         self._callbacks: dict[int, Callback] = {}
         # Any of joblib's callbacks: what carries an error back when no batch is at hand.
         self._any_callback: Callback | None = None
-        # When attempts were sent, by key.
+        self._sender = Sender(self.id, context, self._packer.scattered, sharing)
+        # When attempts were sent, by key; and after how many arrivals of buffers.
         self._sent_at: dict[str, float] = {}
+        self._arrivals: dict[str, int] = {}
         self._next_look = time.monotonic() + LOOK_INTERVAL
         #: Threads the call was planned for; more of them need more batches in flight.
         self._threads = 0
@@ -275,6 +277,8 @@ class RunningCall:
         elif isinstance(instruction, (Deliver, DeliverError)):
             callback = self._callbacks.pop(instruction.delivery)
             self._jobs.put(_deliver_job(self, callback, instruction))
+        elif isinstance(instruction, Supply):
+            self._supply(instruction)
         elif isinstance(instruction, Release):
             self._release(instruction.keys)
         elif isinstance(instruction, Interrupt):
@@ -292,32 +296,36 @@ class RunningCall:
 
     def _send(self, send: Send) -> None:
         self._sent_at[send.key] = time.monotonic()
-        if send.with_buffers:
-            self._cluster.note_elsewhere()
-        references = {key: s.references for key, s in _shared(send.tasks).items()}
-        scattered = self._scattered(references.values())
-        batch = BatchPayload(
-            self.id,
-            self._context,
-            {task.function_key: task.function for task in send.tasks},
-            tuple((task.index, task.function_key, task.arguments) for task in send.tasks),
-            references,
-            {key: (s.packed, s.shared.references) for key, s in scattered.items()},
-            self._sharing,
-            _buffers(
-                [*_shared(send.tasks).values(), *(s.shared for s in scattered.values())],
-                all_of_them=send.with_buffers,
-            ),
-        )
-        self._cluster.send(send.key, batch, self._options, self._events.put)
+        self._arrivals[send.key] = self._cluster.arrivals
+        batch = self._sender.payload(send.tasks, send.with_buffers)
+        options = self._options.preferring(send.worker)
+        self._cluster.send(send.key, batch, options, self._events.put)
 
-    def _scattered(self, references: Iterable[References]) -> dict[int, Scattered]:
-        positions = {p for reference in references for p in reference.scattered}
-        return {position: self._packer.scattered[position] for position in positions}
+    def _supply(self, supply: Supply) -> None:
+        missing = unpack_missing(supply.missing)
+        if not missing.host:
+            self._cluster.note_elsewhere()
+            self._events.put(Supplied(supply.key, missing.address, along=True))
+            return
+        assert self._sharing is not None, "only what is shared is missing"
+        buffers = self._sender.buffers(supply.tasks)
+        place = Place(missing.host, missing.address, self._sharing.temp_folder)
+
+        def supplied(came_to: Arrival) -> None:
+            along = came_to is Arrival.NO_ROOM
+            self._events.put(Supplied(supply.key, missing.address, along))
+
+        self._cluster.supply(
+            place,
+            {name: buffers[name] for name in missing.names},
+            self._arrivals[supply.key],
+            supplied,
+        )
 
     def _release(self, keys: Iterable[str]) -> None:
         for key in keys:
             self._sent_at.pop(key, None)
+            self._arrivals.pop(key, None)
             self._cluster.turns.give_back(key)
         self._cluster.release(keys)
 
@@ -368,25 +376,6 @@ class RunningCall:
             if callback is None or not self._carry_back(callback, Error(error)):
                 # joblib has changed: at least the batches that it waits for must end.
                 self._events.put(ClusterFailed(_as_cluster_error(error)))
-
-
-def _shared(tasks: Iterable[PackedTask]) -> dict[int | bytes, Shared]:
-    """Return what arguments refer to, by index, and functions, by key."""
-    found: dict[int | bytes, Shared] = {}
-    for task in tasks:
-        found[task.index] = task.shared
-        found[task.function_key] = task.function_shared
-    return {key: s for key, s in found.items() if s is not NOTHING_SHARED}
-
-
-def _buffers(shared: Iterable[Shared], all_of_them: bool) -> dict[str, bytes]:
-    """Return what is to be sent along: at least what no store had room for."""
-    return {
-        buffer.name: bytes(buffer.view)
-        for one in shared
-        for buffer in one.buffers
-        if all_of_them or buffer.store is None
-    }
 
 
 def _deliver_job(

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from distributed import Worker, get_worker
+
 from joblib_distributed.data.buffers import pack, pack_apart
 from joblib_distributed.data.host import HostStore, host_store
-from joblib_distributed.data.outcome import Kind, Outcome
+from joblib_distributed.data.outcome import Kind, Missing, Outcome, pack_missing
 from joblib_distributed.data.payload import Sharing
 from joblib_distributed.data.writing import NoRoomError
 from joblib_distributed.worker.interrupt import shielded
+from joblib_distributed.worker.supplies import serve
 
 
 class BufferMissingError(LookupError):
@@ -63,6 +66,27 @@ def _find_buffer(name: str, sharing: Sharing, sent: Mapping[str, bytes]) -> memo
         raise BufferMissingError(name)
     view = memoryview(sent[name])
     return view if sharing.mmap_mode == "r" else memoryview(bytearray(view))
+
+
+def current_worker() -> Worker | None:
+    """Return the engine's worker in whose task we are, if any."""
+    try:
+        return get_worker()
+    except ValueError:
+        return None
+
+
+def report_missing(names: Iterable[str], sharing: Sharing) -> Outcome:
+    """Say which of these buffers this host has not got, ready to be given them."""
+    store = host_store(sharing.temp_folder)
+    worker = current_worker()
+    if worker is not None:
+        serve(worker)
+    with shielded():
+        missing = tuple(sorted(name for name in names if store.get(name) is None))
+    return pack_missing(
+        Missing(store.identity, "" if worker is None else worker.address, missing)
+    )
 
 
 def pack_result(value: object, sharing: Sharing | None) -> Outcome:

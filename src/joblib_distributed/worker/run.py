@@ -15,11 +15,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import joblib
-from distributed import get_worker
 
 from joblib_distributed.data.buffers import unpack_apart
 from joblib_distributed.data.outcome import (
-    MISSING,
     NOT_RUN,
     Kind,
     Outcome,
@@ -30,9 +28,11 @@ from joblib_distributed.data.outcome import (
 from joblib_distributed.data.payload import BatchPayload, CallContext, References
 from joblib_distributed.worker.buffers import (
     BufferMissingError,
+    current_worker,
     discard_results,
     find_buffers,
     pack_result,
+    report_missing,
 )
 from joblib_distributed.worker.interrupt import Interrupted, interruptible, is_unwanted
 
@@ -66,10 +66,8 @@ def run_batch(*parts: object) -> bytes:
 
 
 def _worker_name() -> str:
-    try:
-        address = get_worker().address
-    except ValueError:  # not called by the engine
-        address = "(no worker)"
+    worker = current_worker()
+    address = "(no worker)" if worker is None else worker.address
     return f"{address} (pid {os.getpid()})"
 
 
@@ -136,6 +134,16 @@ class _Bench:
             self._scattered[position] = self._unpack_apart(packed, references)
         return self._scattered[position]
 
+    def missing(self) -> Outcome:
+        """Say what this host has not got of all that the batch needs."""
+        assert self.sharing is not None, "only who shares misses buffers"
+        references = [
+            *self._batch.references.values(),
+            *(references for _, references in self._batch.scattered.values()),
+        ]
+        needed = {name for reference in references for name in reference.names}
+        return report_missing(needed - set(self._batch.buffers), self.sharing)
+
     def _unpack(self, key: int | bytes, packed: bytes) -> Any:
         references = self._batch.references.get(key)
         if references is None:
@@ -168,7 +176,7 @@ def _run_task(
     except Interrupted:
         raise
     except BufferMissingError:
-        outcome = MISSING
+        outcome = bench.missing()
     except BaseException as error:  # SystemExit too: it must not end the worker
         outcome = Outcome(Kind.ERROR, 0.0, pack_failure(error, stage, worker))
     return outcome._replace(duration=time.perf_counter() - start)

@@ -1,0 +1,91 @@
+"""What is sent of a batch, and with it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from joblib_distributed.data.payload import (
+    NOTHING_SHARED,
+    BatchPayload,
+    PackedTask,
+    References,
+    Scattered,
+    Shared,
+    Sharing,
+)
+from joblib_distributed.data.store import Buffer
+
+
+class Sender:
+    """Makes the payloads of one call's attempts.
+
+    Parameters
+    ----------
+    call : str
+        Identifies the call.
+    context : bytes
+        The packed `CallContext`.
+    scattered : sequence of Scattered
+        By position; may grow.
+    sharing : Sharing or None
+        How large data is shared, if it is.
+    """
+
+    def __init__(
+        self,
+        call: str,
+        context: bytes,
+        scattered: Sequence[Scattered],
+        sharing: Sharing | None,
+    ) -> None:
+        self._call = call
+        self._context = context
+        self._scattered = scattered
+        self._sharing = sharing
+
+    def payload(self, tasks: Sequence[PackedTask], with_buffers: bool) -> BatchPayload:
+        """Return all that a worker needs to run these tasks.
+
+        Parameters
+        ----------
+        tasks : sequence of PackedTask
+        with_buffers : bool
+            Whether to send all buffers along, rather than those that no store has.
+        """
+        references = {key: s.references for key, s in _shared(tasks).items()}
+        scattered = self._scattered_of(references.values())
+        along = {
+            name: bytes(buffer.view)
+            for name, buffer in self.buffers(tasks).items()
+            if with_buffers or buffer.store is None
+        }
+        return BatchPayload(
+            self._call,
+            self._context,
+            {task.function_key: task.function for task in tasks},
+            tuple((task.index, task.function_key, task.arguments) for task in tasks),
+            references,
+            {key: (s.packed, s.shared.references) for key, s in scattered.items()},
+            self._sharing,
+            along,
+        )
+
+    def buffers(self, tasks: Sequence[PackedTask]) -> dict[str, Buffer]:
+        """Return all buffers that tasks refer to, by name."""
+        shared = list(_shared(tasks).values())
+        scattered = self._scattered_of(s.references for s in shared)
+        shared += [s.shared for s in scattered.values()]
+        return {buffer.name: buffer for one in shared for buffer in one.buffers}
+
+    def _scattered_of(self, references: Iterable[References]) -> dict[int, Scattered]:
+        positions = {p for reference in references for p in reference.scattered}
+        return {position: self._scattered[position] for position in positions}
+
+
+def _shared(tasks: Iterable[PackedTask]) -> dict[int | bytes, Shared]:
+    """Return what arguments refer to, by index, and functions, by key."""
+    found: dict[int | bytes, Shared] = {}
+    for task in tasks:
+        found[task.index] = task.shared
+        found[task.function_key] = task.function_shared
+    return {key: s for key, s in found.items() if s is not NOTHING_SHARED}

@@ -1,0 +1,209 @@
+"""Brings buffers to the hosts that want them, as `driver.supply` decides.
+
+One for each client, used by all calls of the process on its cluster, on the client's
+event loop.
+
+See Also
+--------
+joblib_distributed.worker.supplies : the other end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
+
+from distributed.protocol import to_serialize
+
+from joblib_distributed.data.buffers import size_of
+from joblib_distributed.data.store import Buffer
+from joblib_distributed.data.transfer import Arrival, pieces
+from joblib_distributed.driver.supply import DRIVER, Directory, Transfer
+from joblib_distributed.worker.supplies import TAKE
+
+#: Chunks of a buffer that are on their way at a time: one travels while the one before
+#: is written. A guess.
+LANES = 2
+
+#: Asks a worker, by address, for an operation; raises `OSError` or `asyncio.TimeoutError`
+#: if it does not answer.
+Ask = Callable[..., Awaitable[Any]]
+
+
+class Place(NamedTuple):
+    """A host, as the driver reaches it."""
+
+    #: Identity of its store.
+    host: str
+    #: Of one of its workers.
+    address: str
+    #: joblib's, which says where its store is.
+    temp_folder: str | None
+
+
+class Supplied(NamedTuple):
+    """How a host was supplied."""
+
+    #: What the worst of it came to.
+    arrival: Arrival = Arrival.WHOLE
+    #: Bytes that the driver sent, and that hosts sent to each other.
+    by_driver: int = 0
+    by_hosts: int = 0
+
+
+class Supplier:
+    """Brings buffers to hosts.
+
+    Parameters
+    ----------
+    ask : callable
+    """
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._directory = Directory()
+        #: The last worker heard of on each host.
+        self._places: dict[str, Place] = {}
+        #: Those waiting for each buffer, by name and host.
+        self._waiting: dict[tuple[str, str], asyncio.Future[Supplied]] = {}
+        #: What they wait for, by name.
+        self._buffers: dict[str, Buffer] = {}
+        self._running: set[asyncio.Task[None]] = set()
+
+    @property
+    def arrivals(self) -> int:
+        """How many buffers have arrived anywhere; may be asked for by any thread."""
+        return self._directory.arrivals
+
+    async def supply(
+        self, place: Place, buffers: Mapping[str, Buffer], since: int
+    ) -> Supplied:
+        """Bring buffers to a host that has not got them.
+
+        Parameters
+        ----------
+        place : Place
+        buffers : mapping
+            By name.
+        since : int
+            Value of `arrivals` when the host was sent what it wants them for.
+        """
+        self._places[place.host] = place
+        mine, others = [], []
+        for name, buffer in buffers.items():
+            if self._directory.has_arrived_since(name, place.host, since):
+                continue
+            key = name, place.host
+            if key in self._waiting:
+                others.append(self._waiting[key])
+                continue
+            self._waiting[key] = asyncio.get_running_loop().create_future()
+            self._buffers[name] = buffer
+            self._directory.want(*key)
+            mine.append(self._waiting[key])
+        self._start()
+        # Nobody else is to wait in vain if whoever waits here is cancelled.
+        ended = await asyncio.shield(asyncio.gather(*mine))
+        joined = await asyncio.shield(asyncio.gather(*others))
+        failed = (s.arrival for s in (*ended, *joined) if s.arrival is not Arrival.WHOLE)
+        return Supplied(
+            next(failed, Arrival.WHOLE),
+            sum(supplied.by_driver for supplied in ended),
+            sum(supplied.by_hosts for supplied in ended),
+        )
+
+    def _start(self) -> None:
+        for transfer in self._directory.start():
+            task = asyncio.create_task(self._carry_out(transfer))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _carry_out(self, transfer: Transfer) -> None:
+        try:
+            arrival = await self._carry(transfer)
+        except (OSError, asyncio.TimeoutError, RuntimeError, ValueError):
+            arrival = Arrival.UNEXPECTED
+        except BaseException:  # the loop ends
+            self._end(transfer, Arrival.UNEXPECTED)
+            raise
+        from_host = transfer.source != DRIVER
+        if arrival in (Arrival.NO_SOURCE, Arrival.CORRUPT) and from_host:
+            self._directory.source_failed(transfer)
+        elif arrival is Arrival.WHOLE:
+            self._directory.arrived(transfer)
+            self._resolve(transfer, arrival)
+        else:
+            self._end(transfer, arrival)
+        self._start()
+
+    def _end(self, transfer: Transfer, arrival: Arrival) -> None:
+        self._directory.target_failed(transfer)
+        self._resolve(transfer, arrival)
+
+    def _resolve(self, transfer: Transfer, arrival: Arrival) -> None:
+        nbytes = size_of(transfer.name)
+        supplied = Supplied(arrival, by_hosts=nbytes)
+        if transfer.source == DRIVER:
+            supplied = Supplied(arrival, by_driver=nbytes)
+        waiting = self._waiting.pop((transfer.name, transfer.host))
+        if not waiting.done():
+            waiting.set_result(supplied)
+        if all(name != transfer.name for name, _ in self._waiting):
+            del self._buffers[transfer.name]
+
+    async def _carry(self, transfer: Transfer) -> Arrival:
+        """Have the host take the chunks; the first tells it what is coming."""
+        take = self._taker(transfer)
+        left = iter(pieces(size_of(transfer.name)))
+        arrival = await take(*next(left))
+
+        async def lane() -> Arrival:
+            arrival = Arrival.PART
+            for start, end in left:
+                arrival = await take(start, end)
+                if arrival is not Arrival.PART:
+                    break
+            return arrival
+
+        if arrival is not Arrival.PART:
+            return arrival
+        ended = await _all_or_none([lane() for _ in range(LANES)])
+        return next((a for a in ended if a is not Arrival.PART), Arrival.UNEXPECTED)
+
+    def _taker(self, transfer: Transfer) -> Callable[[int, int], Awaitable[Arrival]]:
+        """Return what has one and the same worker take each chunk."""
+        number = uuid.uuid4().hex
+        place = self._places[transfer.host]
+        view = self._buffers[transfer.name].view
+
+        def content(start: int, end: int) -> dict[str, object]:
+            if transfer.source == DRIVER:
+                return {"chunk": to_serialize(view[start:end])}
+            return {"source": self._places[transfer.source].address}
+
+        async def take(start: int, end: int) -> Arrival:
+            arrival = await self._ask(
+                place.address,
+                TAKE,
+                transfer=number,
+                name=transfer.name,
+                start=start,
+                end=end,
+                temp_folder=place.temp_folder,
+                **content(start, end),
+            )
+            return Arrival(arrival)
+
+        return take
+
+
+async def _all_or_none(lanes: list[Any]) -> list[Arrival]:
+    """Wait for all; if one fails, end the others."""
+    tasks = [asyncio.ensure_future(lane) for lane in lanes]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,73 @@
+"""What is said of a task that failed for a reason of ours.
+
+Pure: makes errors of what the ledger of a call knows.
+"""
+
+from __future__ import annotations
+
+from joblib_distributed.data.payload import PackedTask
+from joblib_distributed.driver.events import Looked
+from joblib_distributed.errors import (
+    JoblibDistributedError,
+    NoWorkersError,
+    TaskError,
+    TaskLostError,
+    WorkerDiedError,
+)
+
+
+def worker_died(task: PackedTask, detail: str) -> TaskError:
+    """Return the error for a task that alone kills its worker."""
+    return WorkerDiedError.of(
+        task.index,
+        task.name,
+        f"killed the worker processes that ran it, also when it ran alone: {detail} "
+        "The likely causes are a crash in native code, os._exit, or more memory than "
+        "the worker may use. Run this task by itself to see, or give workers more "
+        "memory.",
+    )
+
+
+def never_ran(task: PackedTask, detail: str) -> TaskError:
+    """Return the error for a task that the engine could not start."""
+    return TaskLostError.of(
+        task.index,
+        task.name,
+        f"could not be started on a worker: {detail} If a module is missing there, "
+        "install joblib-distributed and joblib in the workers' environment.",
+    )
+
+
+def lost(task: PackedTask, losses: int) -> TaskError:
+    """Return the error for a task that the engine forgot too often."""
+    return TaskLostError.of(
+        task.index,
+        task.name,
+        f"was lost by the cluster {losses} times. Either somebody else cancels "
+        "it, or its workers or the scheduler are restarted all the time: look at the "
+        "scheduler's log.",
+    )
+
+
+def no_worker(task: PackedTask, look: Looked, timeout: float) -> JoblibDistributedError:
+    """Return the error for a task that no worker could take."""
+    if look.threads and look.constrained:
+        reason = (
+            f"the cluster has {look.threads} threads, but none that the options "
+            "workers= and resources= allow. Correct them, or start such a worker"
+        )
+    elif look.threads:
+        reason = (
+            f"the cluster has {look.threads} threads, but takes no tasks: its workers "
+            "are probably paused, which dask does when their memory is nearly full. "
+            "Give them more memory, or the call smaller tasks"
+        )
+    else:
+        reason = (
+            "the cluster has no worker left. Start workers, or raise "
+            "wait_for_workers_timeout"
+        )
+    return NoWorkersError(
+        f"Task {task.index} ({task.name}) found no worker for "
+        f"{timeout:g} seconds: {reason}."
+    )
