@@ -20,6 +20,9 @@ class Skip(NamedTuple):
     reason: str
 
 
+#: The releases that these are for; older ones may lack tests.
+RELEASES = {"joblib": (1, 6), "sklearn": (1, 9)}
+
 _SCATTER_EVENTS = (
     "Counts the receive-from-scatter events of the workers: joblib's dask backend brings "
     "arrays there with Client.scatter, ours does not use it."

@@ -20,7 +20,7 @@ _PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -134,7 +134,7 @@ class CommandLineCluster:
             # A group of its own, so that a Ctrl-C of the developer ends it through us,
             # and an end of its own, should the test session be killed.
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         self.processes.append(process)
         return process

@@ -16,6 +16,7 @@ from joblib_distributed.data.host import HostStore, host_store
 from joblib_distributed.data.outcome import Kind, Missing, Outcome, pack_missing
 from joblib_distributed.data.payload import Sharing
 from joblib_distributed.data.writing import NoRoomError
+from joblib_distributed.worker.accounting import account_for_mappings
 from joblib_distributed.worker.interrupt import shielded
 from joblib_distributed.worker.supplies import serve
 
@@ -47,8 +48,11 @@ def find_buffers(
     BufferMissingError
         If this host has not got one.
     """
+    worker = current_worker()
     # Interrupted half-way, a file would stay open and locked.
     with shielded():
+        if worker is not None:
+            account_for_mappings(worker)
         return [_find_buffer(name, sharing, sent) for name in names]
 
 
