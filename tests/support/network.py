@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from support.processes import die_with_parent
 from support.waiting import wait_until
@@ -107,21 +108,27 @@ class Host:
             sum(s["tx"]["bytes"] for s in stats),
         )
 
-    def close(self) -> None:
+    def kill(self) -> None:
+        """Kill all that runs here."""
+        # Repeatedly: a process may start another while it is being killed.
+        wait_until(
+            lambda: not self._kill_once(), DEADLINE, lambda: f"left: {self._pids()}"
+        )
         for process in self.processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
             process.communicate(timeout=DEADLINE)
-        # Nannies give each worker a group of its own.
-        pids = _ip("netns", "pids", self.namespace).split()
+
+    def _kill_once(self) -> bool:
+        pids = self._pids()
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-        wait_until(
-            lambda: not _ip("netns", "pids", self.namespace).split(),
-            DEADLINE,
-            lambda: f"{self.namespace}: {_ip('netns', 'pids', self.namespace)}",
-        )
+                os.kill(pid, signal.SIGKILL)
+        return bool(pids)
+
+    def _pids(self) -> list[int]:
+        return [int(pid) for pid in _ip("netns", "pids", self.namespace).split()]
+
+    def close(self) -> None:
+        self.kill()
         _ip("netns", "del", self.namespace)
 
 
@@ -230,21 +237,10 @@ class HostCluster:
         )
         return host
 
-    def run(
-        self,
-        script: str,
-        *arguments: str,
-        timeout: float = 90,
-        env: Mapping[str, str] | None = None,
-    ) -> subprocess.Popen[str]:
-        """Run Python code at the client; it finds the scheduler's address in argv[1]."""
-        return self.client.start(
-            *(sys.executable, "-c", script, f"{self.scheduler.addresses[-1]}:8786"),
-            *arguments,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+    @property
+    def address(self) -> str:
+        """The scheduler's, as the client reaches it."""
+        return f"{self.scheduler.addresses[-1]}:8786"
 
 
 @contextlib.contextmanager
@@ -256,3 +252,49 @@ def counted(*hosts: Host) -> Iterator[list[tuple[int, int]]]:
     for host, (received, sent) in zip(hosts, before, strict=True):
         now = host.traffic()
         found.append((now[0] - received, now[1] - sent))
+
+
+#: Runs the code that it is sent, line by line as JSON, and answers with `result`.
+_CONSOLE = """
+import json, sys, traceback
+names = globals()
+for line in sys.stdin:
+    names["result"] = None
+    try:
+        exec(json.loads(line), names)
+        answer = {"result": result}
+    except BaseException:
+        answer = {"error": traceback.format_exc()}
+    print(json.dumps(answer), flush=True)
+"""
+
+
+class Console:
+    """A Python process at the client's host, which runs code and tells `result`.
+
+    Functions that the code defines are the ``__main__`` module's.
+    """
+
+    def __init__(self, cluster: HostCluster) -> None:
+        self._process = cluster.client.start(
+            *(sys.executable, "-c", _CONSOLE, cluster.address),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def start(self, code: str) -> None:
+        """Have code run."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(code) + "\n")
+        self._process.stdin.flush()
+
+    def result(self) -> Any:
+        """Wait for what was started; return `result`."""
+        assert self._process.stdout is not None
+        answer = json.loads(self._process.stdout.readline())
+        assert "error" not in answer, answer["error"]
+        return answer["result"]
+
+    def run(self, code: str) -> Any:
+        self.start(code)
+        return self.result()

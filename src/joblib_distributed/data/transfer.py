@@ -25,6 +25,9 @@ CHUNK = 2**22
 #: or to take it counts as gone. A guess: 4 MiB at 1 Mbit/s.
 CHUNK_TIMEOUT = 30.0
 
+#: The same between two workers: less, so that the driver hears whose fault it was.
+SOURCE_TIMEOUT = 20.0
+
 
 class Arrival(str, enum.Enum):
     """What became of a chunk at the host that it was for."""

@@ -79,6 +79,8 @@ class _Entry:
     losses: int = 0
     #: How often it was given up on its way.
     never_arrived: int = 0
+    #: Whether it was sent anew because no worker took it.
+    renewed: bool = False
     #: How often a host lacked its buffers.
     misses: int = 0
     #: Whether its buffers are to be sent along.
@@ -350,6 +352,12 @@ class Call:
                 for entry in attempt.entries:
                     entry.never_arrived += not attempt.arrived
                 yield from self._on_lost(AttemptLost(key))
+            elif state == "no-worker" and event.threads and _is_new(attempt.entries):
+                # The scheduler looks again at such a task when a worker joins that it
+                # was meant for, and at no other; a fresh one may go anywhere.
+                for entry in attempt.entries:
+                    entry.renewed, entry.worker = True, ""
+                yield from self._on_lost(AttemptLost(key))
             elif self._is_stranded(attempt, state, event):
                 yield from self._give_up_stranded(key, event)
 
@@ -394,6 +402,10 @@ class Call:
         self._suspects.clear()
         self._held.clear()
         self._in_flight.clear()
+
+
+def _is_new(entries: Iterable[_Entry]) -> bool:
+    return not any(entry.renewed for entry in entries)
 
 
 def _patience(attempt: _Attempt) -> int:

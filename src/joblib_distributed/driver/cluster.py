@@ -342,7 +342,7 @@ class Cluster:
         done: Callable[[Arrival], None],
     ) -> None:
         if self._known.supplier is None:
-            self._known.supplier = Supplier(self._ask_for_operation)
+            self._known.supplier = Supplier(self._ask_for_operation, self._is_member)
         arrival = Arrival.UNEXPECTED
         try:
             supplied = await self._known.supplier.supply(place, buffers, since)
@@ -360,6 +360,9 @@ class Cluster:
                 msg={"op": operation, **message}, worker=address
             )
         return await asyncio.wait_for(asked, CHUNK_TIMEOUT)
+
+    async def _is_member(self, address: str) -> bool:
+        return bool(await self.client.scheduler.ncores(workers=[address]))
 
     async def _reaches(self, address: str) -> bool:
         """Whether a worker answers without the scheduler."""

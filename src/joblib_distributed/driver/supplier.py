@@ -32,6 +32,10 @@ LANES = 2
 Ask = Callable[..., Awaitable[Any]]
 
 
+#: Tells whether there is a worker with an address.
+IsMember = Callable[[str], Awaitable[bool]]
+
+
 class Place(NamedTuple):
     """A host, as the driver reaches it."""
 
@@ -58,11 +62,12 @@ class Supplier:
 
     Parameters
     ----------
-    ask : callable
+    ask, is_member : callable
     """
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Ask, is_member: IsMember) -> None:
         self._ask = ask
+        self._is_member = is_member
         self._directory = Directory()
         #: The last worker heard of on each host.
         self._places: dict[str, Place] = {}
@@ -178,12 +183,21 @@ class Supplier:
         place = self._places[transfer.host]
         view = self._buffers[transfer.name].view
 
+        source = None
+        if transfer.source != DRIVER:
+            source = self._places[transfer.source].address
+
         def content(start: int, end: int) -> dict[str, object]:
-            if transfer.source == DRIVER:
+            if source is None:
                 return {"chunk": to_serialize(view[start:end])}
-            return {"source": self._places[transfer.source].address}
+            return {"source": source}
 
         async def take(start: int, end: int) -> Arrival:
+            # Or a connection to a worker that is gone would be tried for half a minute.
+            if not await self._is_member(place.address):
+                return Arrival.UNEXPECTED
+            if source is not None and not await self._is_member(source):
+                return Arrival.NO_SOURCE
             arrival = await self._ask(
                 place.address,
                 TAKE,

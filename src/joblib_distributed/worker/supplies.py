@@ -22,7 +22,12 @@ from distributed.utils import offload
 
 from joblib_distributed.data.host import host_store
 from joblib_distributed.data.store import Buffer
-from joblib_distributed.data.transfer import CHUNK_TIMEOUT, Arrival, Incoming
+from joblib_distributed.data.transfer import (
+    CHUNK_TIMEOUT,
+    SOURCE_TIMEOUT,
+    Arrival,
+    Incoming,
+)
 from joblib_distributed.data.writing import NoRoomError
 
 #: Names of the operations.
@@ -107,7 +112,7 @@ class Supplies:
         read = getattr(worker.rpc(source), READ)
         with contextlib.suppress(OSError, asyncio.TimeoutError):
             return await asyncio.wait_for(
-                read(name=name, start=start, end=end, temp_folder=folder), CHUNK_TIMEOUT
+                read(name=name, start=start, end=end, temp_folder=folder), SOURCE_TIMEOUT
             )
         return None
 
