@@ -17,6 +17,7 @@ import joblib as _joblib
 from joblib_distributed import errors
 from joblib_distributed.driver.backend import DaskDistributedBackend
 from joblib_distributed.driver.sources import get_client, shutdown
+from joblib_distributed.driver.traffic import Traffic, traffic_of_last_call
 from joblib_distributed.options import Options
 
 __version__ = _version("joblib-distributed")
@@ -48,9 +49,11 @@ __all__ = [
     "BACKEND_NAMES",
     "DaskDistributedBackend",
     "Options",
+    "Traffic",
     "__version__",
     "errors",
     "get_client",
     "register",
     "shutdown",
+    "traffic_of_last_call",
 ]

@@ -115,6 +115,9 @@ def test_each_host_receives_data_once(
     with counted(cluster.client, cluster.scheduler, *cluster.hosts) as traffic:
         names = console.run(f"with backend(): result = asked(array, {calls})")
     assert names == sorted(host.namespace for host in cluster.hosts), shape
+    assert console.run("result = joblib_distributed.traffic_of_last_call()") == [
+        *(SIZE, 0, SIZE, 2 * SIZE)
+    ]
     assert SIZE <= traffic[0][1] <= SIZE + MORE
     assert all(SIZE <= received <= SIZE + MORE for received, _ in traffic[2:])
     assert [stored(h) - b for h, b in zip(cluster.hosts, before, strict=True)] == [

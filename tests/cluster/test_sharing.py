@@ -16,6 +16,7 @@ import pytest
 from joblib import Parallel, delayed
 
 import joblib_distributed
+from joblib_distributed import Traffic, traffic_of_last_call
 from joblib_distributed.data.host import host_store
 from joblib_distributed.data.store import RESULT
 from joblib_distributed.driver.cluster import Cluster
@@ -400,6 +401,39 @@ def test_results_of_a_worker_that_died(
     wait_until(lambda: not results_left(), 5, lambda: f"left: {results_left()}")
 
 
+# ------------------------------------------------------------------------------- traffic
+def test_traffic_on_this_machine(backend: object) -> None:
+    first, second = numbers(seed=30), numbers(seed=31)
+    Parallel()(delayed(look_twice)(first, second=first) for _ in range(4))
+    assert traffic_of_last_call() == Traffic(shared=first.nbytes)
+    Parallel()(delayed(look)(array) for array in [first.copy(), second] * 2)
+    assert traffic_of_last_call() == Traffic(
+        shared=first.nbytes + second.nbytes, found=first.nbytes
+    )
+    Parallel()(delayed(abs)(i) for i in range(4))
+    assert traffic_of_last_call() == Traffic()
+
+
+@pytest.mark.parametrize(("verbose", "place"), [(9, ""), (10, "err"), (50, "out")])
+def test_traffic_is_printed(
+    backend: object, verbose: int, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    array = numbers(seed=verbose)
+    for _ in range(2):
+        Parallel(verbose=verbose)(delayed(look)(array) for _ in range(4))
+    said = capsys.readouterr()
+    lines = {
+        name: [line for line in text.splitlines() if "large data" in line]
+        for name, text in said._asdict().items()
+    }
+    expected = [
+        f"[Parallel(n_jobs=-1)]: 1.2 MB of large data shared, {found} of it found "
+        "present, 0.0 MB sent by the driver, 0.0 MB between hosts."
+        for found in ("0.0 MB", "1.2 MB")
+    ]
+    assert lines == {"out": [], "err": [], **({place: expected} if place else {})}
+
+
 # -------------------------------------------------------------------------- what is left
 SCRIPT = """
 import os, sys
@@ -483,8 +517,10 @@ def test_another_machine_is_sent_data_once(
     array = numbers(seed=1)
     assert_shared(Parallel()(delayed(look)(array) for _ in range(8)), array)
     assert elsewhere.arrivals == 1
+    assert traffic_of_last_call() == Traffic(array.nbytes, by_driver=array.nbytes)
     assert_shared(Parallel()(delayed(look)(array.copy()) for _ in range(8)), array)
     assert elsewhere.arrivals == 1
+    assert traffic_of_last_call() == Traffic(array.nbytes, found=array.nbytes)
     (stored,) = [f for f in (other_folder / FOLDER).iterdir() if "-" in f.name]
     assert stored.read_bytes() == array.tobytes()
     assert stored.stat().st_mode & 0o777 == 0o400
@@ -551,6 +587,7 @@ def test_workers_that_can_have_no_store_are_sent_the_data_with_tasks(
     assert [s.total for s in first] == [float(array.sum())] * 8
     assert not any(s.is_stored or s.writable for s in first)
     assert storeless.is_elsewhere
+    assert traffic_of_last_call().by_driver >= array.nbytes
     # From now on data is in the tasks themselves.
     second = Parallel()(delayed(look)(array) for _ in range(8))
     assert [s.total for s in second] == [float(array.sum())] * 8

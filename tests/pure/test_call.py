@@ -6,7 +6,13 @@ import math
 
 import pytest
 
-from joblib_distributed.data.outcome import MISSING, NOT_RUN, Kind, Outcome
+from joblib_distributed.data.outcome import (
+    NOT_RUN,
+    Kind,
+    Missing,
+    Outcome,
+    pack_missing,
+)
 from joblib_distributed.data.payload import PackedTask
 from joblib_distributed.driver import call as ledger
 from joblib_distributed.driver.call import Call, batch_name
@@ -26,6 +32,8 @@ from joblib_distributed.driver.events import (
     Looked,
     Release,
     Send,
+    Supplied,
+    Supply,
 )
 from joblib_distributed.errors import (
     ClusterClosedError,
@@ -46,6 +54,11 @@ def value(index: int) -> Outcome:
 
 def error(index: int) -> Outcome:
     return Outcome(Kind.ERROR, 0.5, b"error %d" % index)
+
+
+#: A worker whose host lacks a buffer.
+THERE = "tcp://there:1"
+MISSING = pack_missing(Missing("a host", THERE, ("a name",)))
 
 
 def new_call(
@@ -108,13 +121,13 @@ def test_limit_is_never_exceeded() -> None:
     assert call.handle(Dispatched(3, [fourth])) == []
     assert call.in_flight == {key(1), key(2)}
     assert call.handle(finished(2, value(1))) == [
-        Release([key(2)]),
         Deliver(1, [second], [value(1)]),
+        Release([key(2)]),
         Send(key(3), [third]),
     ]
     assert call.handle(finished(3, value(2))) == [
-        Release([key(3)]),
         Deliver(2, [third], [value(2)]),
+        Release([key(3)]),
         Send(key(4), [fourth]),
     ]
     assert call.in_flight == {key(1), key(4)}
@@ -128,8 +141,8 @@ def test_limit_counts_attempts_that_were_sent_again() -> None:
         Send(key(2), [first]),
     ]
     assert call.handle(finished(2, value(0))) == [
-        Release([key(2)]),
         Deliver(0, [first], [value(0)]),
+        Release([key(2)]),
         Send(key(3), [second]),
     ]
 
@@ -146,8 +159,8 @@ def test_values_are_delivered_in_the_order_of_the_tasks() -> None:
         Send(key(3), [tasks[0]]),
     ]
     assert call.handle(finished(3, value(0))) == [
-        Release([key(3)]),
         Deliver(0, tasks, [value(0), value(1), value(2)]),
+        Release([key(3)]),
     ]
     assert call.undelivered == 0
     assert call.in_flight == frozenset()
@@ -157,12 +170,12 @@ def test_deliveries_are_made_in_the_order_in_which_they_complete() -> None:
     call = new_call()
     first, second = dispatch(call, 1, 1)
     assert call.handle(finished(2, value(1))) == [
-        Release([key(2)]),
         Deliver(1, [second], [value(1)]),
+        Release([key(2)]),
     ]
     assert call.handle(finished(1, value(0))) == [
-        Release([key(1)]),
         Deliver(0, [first], [value(0)]),
+        Release([key(1)]),
     ]
 
 
@@ -207,8 +220,8 @@ def test_error_without_retries_is_delivered_at_once() -> None:
     call = new_call(retries=0)
     (only,) = dispatch(call, 1)
     assert call.handle(finished(1, error(0))) == [
-        Release([key(1)]),
         DeliverError(0, only, error(0)),
+        Release([key(1)]),
     ]
     assert call.undelivered == 0
 
@@ -225,8 +238,8 @@ def test_retries_are_counted_for_each_task() -> None:
         Send(key(3), [second]),
     ]
     assert call.handle(finished(3, error(1))) == [
-        Release([key(3)]),
         DeliverError(0, second, error(1)),
+        Release([key(3)]),
     ]
 
 
@@ -239,8 +252,8 @@ def test_task_is_tried_once_more_for_each_retry() -> None:
             Send(key(number + 1), [only]),
         ]
     assert call.handle(finished(4, error(0))) == [
-        Release([key(4)]),
         DeliverError(0, only, error(0)),
+        Release([key(4)]),
     ]
 
 
@@ -249,8 +262,8 @@ def test_retried_task_that_recovers_is_delivered() -> None:
     tasks = dispatch(call, 2)
     call.handle(finished(1, error(0), error(1)))
     assert call.handle(finished(2, value(0), value(1))) == [
-        Release([key(2)]),
         Deliver(0, tasks, [value(0), value(1)]),
+        Release([key(2)]),
     ]
 
 
@@ -264,8 +277,8 @@ def test_what_is_no_error_costs_no_retry() -> None:
         Send(key(4), [only]),
     ]
     assert call.handle(finished(4, error(0))) == [
-        Release([key(4)]),
         DeliverError(0, only, error(0)),
+        Release([key(4)]),
     ]
 
 
@@ -273,8 +286,8 @@ def test_only_the_first_error_of_a_delivery_is_delivered() -> None:
     call = new_call()
     tasks = dispatch(call, 3)
     assert call.handle(finished(1, value(0), error(1), error(2))) == [
-        Release([key(1)]),
         DeliverError(0, tasks[1], error(1)),
+        Release([key(1)]),
     ]
     assert call.undelivered == 0
     assert call.in_flight == frozenset()
@@ -289,8 +302,8 @@ def test_tasks_of_a_failed_delivery_are_not_sent_again() -> None:
     ]
     # The first fails for good while the second was, again, not run.
     assert call.handle(finished(2, error(0), NOT_RUN)) == [
-        Release([key(2)]),
         DeliverError(0, first, error(0)),
+        Release([key(2)]),
         Send(key(3), [other]),
     ]
 
@@ -304,8 +317,8 @@ def test_what_was_not_run_is_sent_before_what_was_never_sent() -> None:
         Send(key(2), [tasks[1]]),
     ]
     assert call.handle(finished(2, value(1))) == [
-        Release([key(2)]),
         Deliver(0, tasks[:2], [value(0), value(1)]),
+        Release([key(2)]),
         Send(key(3), [tasks[2]]),
     ]
 
@@ -349,8 +362,8 @@ def test_late_and_second_reports_are_dropped(late: Event) -> None:
     assert call.handle(late) == []
     assert call.in_flight == {key(2)}
     assert call.handle(finished(2, value(0))) == [
-        Release([key(2)]),
         Deliver(0, [only], [value(0)]),
+        Release([key(2)]),
     ]
     assert call.handle(late) == []
 
@@ -362,49 +375,132 @@ def test_a_value_of_a_late_attempt_is_not_mixed_in() -> None:
     late = Outcome(Kind.VALUE, 0.5, b"late")
     assert call.handle(finished(1, late, late)) == []
     assert call.handle(finished(2, value(0), value(1))) == [
-        Release([key(2)]),
         Deliver(0, tasks, [value(0), value(1)]),
+        Release([key(2)]),
     ]
 
 
 # ------------------------------------------------------------------- buffers not found
-def test_after_a_missing_buffer_the_rest_is_sent_with_buffers() -> None:
-    call = new_call(limit=2)
-    first, second, third, fourth = dispatch(call, 3, 1)
+def lacks(number: int, *tasks: PackedTask) -> Supply:
+    return Supply(key(number), list(tasks), MISSING)
+
+
+def supplied(number: int, along: bool = False) -> Supplied:
+    return Supplied(key(number), THERE, along)
+
+
+def test_what_lacks_buffers_is_sent_again_once_they_are_there() -> None:
+    call = new_call()
+    first, second, third = dispatch(call, 3)
     assert call.handle(finished(1, value(0), MISSING, NOT_RUN)) == [
+        lacks(1, second, third),
         Release([key(1)]),
-        Send(key(3), [second, third], with_buffers=True),
     ]
-    assert call.handle(finished(3, value(1), value(2))) == [
-        Release([key(3)]),
+    assert call.in_flight == frozenset()
+    assert call.undelivered == 1
+    assert call.handle(supplied(1)) == [Send(key(2), [second, third], worker=THERE)]
+    assert call.handle(finished(2, value(1), value(2))) == [
         Deliver(0, [first, second, third], [value(0), value(1), value(2)]),
-    ]
-    fifth = task(4)
-    assert call.handle(Dispatched(2, [fifth])) == [
-        Send(key(4), [fifth], with_buffers=True)
-    ]
-    assert call.handle(AttemptLost(key(2))) == [
         Release([key(2)]),
-        Send(key(5), [fourth], with_buffers=True),
     ]
 
 
-def test_a_missing_buffer_is_no_error_and_takes_no_retry() -> None:
+def test_an_attempt_that_lacks_buffers_twice_asks_for_them_once() -> None:
+    call = new_call()
+    first, second = dispatch(call, 2)
+    other = pack_missing(Missing("another host", "tcp://elsewhere:1", ("another name",)))
+    assert call.handle(finished(1, MISSING, other)) == [
+        lacks(1, first, second),
+        Release([key(1)]),
+    ]
+
+
+def test_each_attempt_that_lacks_buffers_waits_for_its_own() -> None:
+    call = new_call()
+    first, second = dispatch(call, 1, 1)
+    assert call.handle(finished(1, MISSING)) == [lacks(1, first), Release([key(1)])]
+    assert call.handle(finished(2, MISSING)) == [lacks(2, second), Release([key(2)])]
+    there = Supplied(key(2), "tcp://elsewhere:1")
+    assert call.handle(there) == [Send(key(3), [second], worker="tcp://elsewhere:1")]
+    assert call.handle(supplied(1)) == [Send(key(4), [first], worker=THERE)]
+
+
+def test_what_waits_for_buffers_leaves_its_place_to_others() -> None:
+    call = new_call(limit=1)
+    first, second, third = dispatch(call, 1, 1, 1)
+    assert call.handle(finished(1, MISSING)) == [
+        lacks(1, first),
+        Release([key(1)]),
+        Send(key(2), [second]),
+    ]
+    # The limit holds for it, too, but it goes before what was never sent.
+    assert call.handle(supplied(1)) == []
+    assert call.handle(finished(2, value(1))) == [
+        Deliver(1, [second], [value(1)]),
+        Release([key(2)]),
+        Send(key(3), [first], worker=THERE),
+    ]
+    assert call.handle(finished(3, value(0))) == [
+        Deliver(0, [first], [value(0)]),
+        Release([key(3)]),
+        Send(key(4), [third]),
+    ]
+
+
+def test_what_cannot_be_supplied_is_sent_with_its_buffers() -> None:
+    call = new_call()
+    first, second = dispatch(call, 2)
+    assert call.handle(finished(1, MISSING, NOT_RUN)) == [
+        lacks(1, first, second),
+        Release([key(1)]),
+    ]
+    assert call.handle(supplied(1, along=True)) == [
+        Send(key(2), [first, second], with_buffers=True, worker=THERE)
+    ]
+    # From now on, but no other task.
+    assert call.handle(finished(2, value(0), NOT_RUN)) == [
+        Release([key(2)]),
+        Send(key(3), [second], with_buffers=True, worker=THERE),
+    ]
+    third = task(2)
+    assert call.handle(Dispatched(1, [third])) == [Send(key(4), [third])]
+
+
+def test_a_task_that_lacks_buffers_too_often_is_sent_with_them() -> None:
+    call = new_call()
+    first, second = dispatch(call, 2)
+    for number in range(1, ledger.MISSES_ALLOWED + 1):
+        assert call.handle(finished(number, MISSING, NOT_RUN)) == [
+            lacks(number, first, second),
+            Release([key(number)]),
+        ]
+        assert call.handle(supplied(number)) == [
+            Send(key(number + 1), [first, second], worker=THERE)
+        ]
+    # The second was not run each time: it will have lacked them as often.
+    assert call.handle(finished(number + 1, value(0), MISSING)) == [
+        Release([key(number + 1)]),
+        Send(key(number + 2), [second], with_buffers=True),
+    ]
+
+
+def test_lacking_buffers_is_no_error_and_takes_no_retry() -> None:
     call = new_call(retries=1)
     (only,) = dispatch(call, 1)
     for number in (1, 2):
         assert call.handle(finished(number, MISSING)) == [
+            lacks(number, only),
             Release([key(number)]),
-            Send(key(number + 1), [only], with_buffers=True),
         ]
+        call.handle(supplied(number))
     call.handle(finished(3, error(0)))
     assert call.handle(finished(4, error(0))) == [
-        Release([key(4)]),
         DeliverError(0, only, error(0)),
+        Release([key(4)]),
     ]
 
 
-def test_a_suspect_whose_buffer_is_missing_stays_alone() -> None:
+def test_a_suspect_that_lacks_buffers_runs_alone_again() -> None:
     call = new_call()
     suspect, other = dispatch(call, 1, 1)
     call.handle(finished(2, value(1)))
@@ -412,22 +508,114 @@ def test_a_suspect_whose_buffer_is_missing_stays_alone() -> None:
         Release([key(1)]),
         alone(3, suspect),
     ]
-    assert call.handle(finished(3, MISSING)) == [
-        Release([key(3)]),
-        Send(key(4), [suspect], solo=True, with_buffers=True),
-    ]
-    assert call.handle(finished(4, value(0))) == [
+    assert call.handle(finished(3, MISSING)) == [lacks(3, suspect), Release([key(3)])]
+    # While it waits it harms nobody; then it waits for the end of the others.
+    other = task(2)
+    assert call.handle(Dispatched(2, [other])) == [Send(key(4), [other])]
+    assert call.handle(supplied(3)) == []
+    assert call.handle(finished(4, value(2))) == [
+        Deliver(2, [other], [value(2)]),
         Release([key(4)]),
-        Deliver(0, [suspect], [value(0)]),
+        Send(key(5), [suspect], solo=True, worker=THERE),
     ]
-    assert other.index == 1
+    (_, failed) = call.handle(AttemptKilled(key(5), ""))
+    assert "also when it ran alone" in message(failed)
 
 
-def test_what_nobody_waits_for_is_not_sent_for_a_missing_buffer() -> None:
+def test_the_next_suspect_runs_while_one_waits_for_buffers() -> None:
+    call = new_call()
+    first, second = dispatch(call, 2)
+    call.handle(AttemptKilled(key(1), ""))
+    assert call.handle(finished(2, MISSING)) == [
+        lacks(2, first),
+        Release([key(2)]),
+        alone(3, second),
+    ]
+    assert call.handle(supplied(2, along=True)) == []
+    assert call.handle(finished(3, value(1))) == [
+        Release([key(3)]),
+        Send(key(4), [first], solo=True, with_buffers=True, worker=THERE),
+    ]
+
+
+def test_what_fails_while_its_neighbour_waits_for_buffers_is_not_sent_again() -> None:
+    call = new_call()
+    first, second = dispatch(call, 2)
+    call.handle(AttemptKilled(key(1), ""))
+    call.handle(finished(2, MISSING))
+    assert call.handle(finished(3, error(1))) == [
+        DeliverError(0, second, error(1)),
+        Release([key(3)]),
+    ]
+    assert call.handle(supplied(2)) == []
+    assert call.in_flight == frozenset()
+    assert first.index == 0
+
+
+def test_a_suspect_that_nobody_wants_any_more_keeps_nobody_waiting() -> None:
+    call = new_call()
+    dispatch(call, 2)
+    call.handle(AttemptKilled(key(1), ""))
+    call.handle(finished(2, MISSING))
+    call.handle(finished(3, error(1)))
+    third, fourth = task(2), task(3)
+    assert call.handle(Dispatched(1, [third])) == [Send(key(4), [third])]
+    assert call.handle(supplied(2)) == []
+    assert call.handle(Dispatched(2, [fourth])) == [Send(key(5), [fourth])]
+
+
+def test_no_buffers_are_brought_for_what_nobody_wants() -> None:
+    call = new_call()
+    first, second = dispatch(call, 2)
+    assert call.handle(finished(1, error(0), MISSING)) == [
+        DeliverError(0, first, error(0)),
+        Release([key(1)]),
+    ]
+    assert call.handle(supplied(1)) == []
+    assert second.index == 1
+
+
+@pytest.mark.parametrize(
+    "end",
+    [Cancelled(), ClusterFailed(ClusterClosedError("closed"))],
+    ids=lambda event: type(event).__name__,
+)
+def test_nothing_is_sent_for_buffers_that_come_after_the_end(end: Event) -> None:
+    call = new_call()
+    dispatch(call, 1, 1)
+    call.handle(finished(1, MISSING))
+    ended = call.handle(end)
+    assert Release([key(2)]) in ended
+    assert call.handle(supplied(1)) == []
+    assert call.handle(finished(2, MISSING)) == []
+    assert call.handle(supplied(2)) == []
+    assert call.in_flight == frozenset()
+
+
+def test_what_waits_for_buffers_fails_with_the_cluster() -> None:
     call = new_call()
     dispatch(call, 1)
-    call.handle(Cancelled())
-    assert call.handle(finished(1, MISSING)) == []
+    call.handle(finished(1, MISSING))
+    closed = ClusterClosedError("closed")
+    assert call.handle(ClusterFailed(closed)) == [DeliverError(0, None, closed)]
+
+
+def test_buffers_that_nobody_waits_for_change_nothing() -> None:
+    call = new_call(limit=1)
+    (first, second) = dispatch(call, 1, 1)
+    # Of an attempt that is unknown, or that lacked nothing.
+    assert call.handle(supplied(99)) == []
+    assert call.handle(supplied(1, along=True)) == []
+    call.handle(finished(1, MISSING))
+    call.handle(finished(2, value(1)))
+    assert call.handle(supplied(1)) == [Send(key(3), [first], worker=THERE)]
+    # Twice.
+    assert call.handle(supplied(1, along=True)) == []
+    assert call.handle(AttemptLost(key(3))) == [
+        Release([key(3)]),
+        Send(key(4), [first], worker=THERE),
+    ]
+    assert second.index == 1
 
 
 # ------------------------------------------------------------------------------- killed
@@ -438,8 +626,8 @@ def test_suspects_run_one_at_a_time_once_nothing_else_does() -> None:
     assert call.handle(AttemptKilled(key(1), "detail")) == [Release([key(1)])]
     assert call.handle(Dispatched(3, [task(4)])) == []
     assert call.handle(finished(2, value(2))) == [
-        Release([key(2)]),
         Deliver(1, [tasks[2]], [value(2)]),
+        Release([key(2)]),
         alone(3, tasks[0]),
     ]
     assert call.in_flight == {key(3)}
@@ -449,8 +637,8 @@ def test_suspects_run_one_at_a_time_once_nothing_else_does() -> None:
     ]
     # The last suspect is innocent: the rest goes on, up to the limit.
     assert call.handle(finished(4, value(1))) == [
-        Release([key(4)]),
         Deliver(0, tasks[:2], [value(0), value(1)]),
+        Release([key(4)]),
         Send(key(5), [tasks[3]]),
         Send(key(6), [task(4)]),
     ]
@@ -466,8 +654,8 @@ def test_poison_is_failed_by_name_and_its_neighbours_are_delivered() -> None:
         alone(4, tasks[0]),
     ]
     assert call.handle(finished(4, value(0))) == [
-        Release([key(4)]),
         Deliver(0, [tasks[0]], [value(0)]),
+        Release([key(4)]),
         alone(5, tasks[1]),
     ]
     release, failed, sent = call.handle(AttemptKilled(key(5), "4 workers died in turn."))
@@ -484,8 +672,8 @@ def test_poison_is_failed_by_name_and_its_neighbours_are_delivered() -> None:
         "give workers more memory."
     )
     assert call.handle(finished(6, value(2))) == [
-        Release([key(6)]),
         Deliver(2, [tasks[2]], [value(2)]),
+        Release([key(6)]),
     ]
 
 
@@ -522,8 +710,8 @@ def test_suspect_that_is_lost_or_not_run_or_retried_stays_alone() -> None:
             alone(number + 1, first),
         ]
     assert call.handle(finished(6, error(0))) == [
-        Release([key(6)]),
         DeliverError(0, first, error(0)),
+        Release([key(6)]),
         alone(7, second),
     ]
 
@@ -537,8 +725,8 @@ def test_suspects_of_a_failed_delivery_are_not_run() -> None:
         alone(3, tasks[0]),
     ]
     assert call.handle(finished(3, error(0))) == [
-        Release([key(3)]),
         DeliverError(0, tasks[0], error(0)),
+        Release([key(3)]),
     ]
     assert call.in_flight == frozenset()
     late = task(4)
@@ -759,14 +947,40 @@ def test_suspect_that_is_lost_for_ever_is_failed(monkeypatch: pytest.MonkeyPatch
 
 
 # ----------------------------------------------------------------------------- stranded
+def renew(call: Call, number: int) -> None:
+    """Have the scheduler say for the first time that no worker takes an attempt."""
+    released, sent = call.handle(Looked(0, {key(number): "no-worker"}, 4))
+    assert released == Release([key(number)])
+    assert isinstance(sent, Send)
+
+
+def test_what_no_worker_takes_is_sent_anew_once_and_to_any() -> None:
+    call = new_call()
+    (only,) = dispatch(call, 1)
+    call.handle(finished(1, MISSING))
+    assert call.handle(supplied(1)) == [Send(key(2), [only], worker=THERE)]
+    assert call.handle(Looked(0, {key(2): "no-worker"}, 4)) == [
+        Release([key(2)]),
+        Send(key(3), [only]),
+    ]
+    assert call.handle(Looked(1, {key(3): "no-worker"}, 4)) == []
+
+
+def test_nothing_is_sent_anew_while_the_cluster_has_no_worker() -> None:
+    call = new_call()
+    dispatch(call, 1)
+    assert call.handle(Looked(0, {key(1): "no-worker"}, 0)) == []
+
+
 def test_stranded_attempt_is_given_up_after_the_timeout() -> None:
     call = new_call(stranded_timeout=10)
     tasks = dispatch(call, 2, 1)
-    states = {key(1): "no-worker", key(2): "processing"}
+    renew(call, 1)
+    states = {key(3): "no-worker", key(2): "processing"}
     assert call.handle(Looked(100, states, 4, constrained=True)) == []
     assert call.handle(Looked(109.9, states, 4, constrained=True)) == []
     release, failed = call.handle(Looked(110, states, 4, constrained=True))
-    assert release == Release([key(1)])
+    assert release == Release([key(3)])
     assert isinstance(failed, DeliverError)
     assert (failed.delivery, failed.task) == (0, tasks[0])
     assert type(failed.error) is NoWorkersError
@@ -781,7 +995,8 @@ def test_stranded_attempt_is_given_up_after_the_timeout() -> None:
 def test_stranded_attempt_that_any_worker_might_take() -> None:
     call = new_call(stranded_timeout=0)
     dispatch(call, 1)
-    _, failed = call.handle(Looked(1, {key(1): "no-worker"}, 4, constrained=False))
+    renew(call, 1)
+    _, failed = call.handle(Looked(1, {key(2): "no-worker"}, 4, constrained=False))
     assert message(failed) == (
         "Task 0 (f) found no worker for 0 seconds: the cluster has 4 threads, but takes "
         "no tasks: its workers are probably paused, which dask does when their memory is "
@@ -808,11 +1023,12 @@ def test_cluster_without_threads_strands_every_attempt(constrained: bool) -> Non
 def test_attempt_that_finds_a_worker_is_not_stranded_any_more() -> None:
     call = new_call(stranded_timeout=10)
     dispatch(call, 1)
-    assert call.handle(Looked(0, {key(1): "no-worker"}, 4)) == []
-    assert call.handle(Looked(9, {key(1): "processing"}, 4)) == []
-    assert call.handle(Looked(10, {key(1): "no-worker"}, 4)) == []
-    assert call.handle(Looked(19, {key(1): "no-worker"}, 4)) == []
-    assert len(call.handle(Looked(20, {key(1): "no-worker"}, 4))) == 2
+    renew(call, 1)
+    assert call.handle(Looked(0, {key(2): "no-worker"}, 4)) == []
+    assert call.handle(Looked(9, {key(2): "processing"}, 4)) == []
+    assert call.handle(Looked(10, {key(2): "no-worker"}, 4)) == []
+    assert call.handle(Looked(19, {key(2): "no-worker"}, 4)) == []
+    assert len(call.handle(Looked(20, {key(2): "no-worker"}, 4))) == 2
 
 
 def test_threads_that_come_back_end_the_stranding() -> None:
@@ -830,10 +1046,14 @@ def test_endless_timeout_never_gives_up() -> None:
         assert call.handle(Looked(now, {key(1): "no-worker"}, 0)) == []
 
 
-def test_timeout_of_zero_gives_up_at_the_first_look() -> None:
+def test_timeout_of_zero_gives_up_at_the_first_look_at_what_was_sent_anew() -> None:
     call = new_call(stranded_timeout=0)
     dispatch(call, 1)
-    assert len(call.handle(Looked(5, {key(1): "no-worker"}, 4))) == 2
+    renew(call, 1)
+    assert [type(i) for i in call.handle(Looked(5, {key(2): "no-worker"}, 4))] == [
+        Release,
+        DeliverError,
+    ]
 
 
 # ------------------------------------------------------------------------------ the end

@@ -18,7 +18,13 @@ from hypothesis.stateful import (
     rule,
 )
 
-from joblib_distributed.data.outcome import NOT_RUN, Kind, Outcome
+from joblib_distributed.data.outcome import (
+    NOT_RUN,
+    Kind,
+    Missing,
+    Outcome,
+    pack_missing,
+)
 from joblib_distributed.data.payload import PackedTask
 from joblib_distributed.driver import call as ledger
 from joblib_distributed.driver.call import LOOKS_BEFORE_LOST, Call
@@ -38,6 +44,8 @@ from joblib_distributed.driver.events import (
     Looked,
     Release,
     Send,
+    Supplied,
+    Supply,
 )
 from joblib_distributed.errors import (
     ClusterClosedError,
@@ -54,18 +62,22 @@ STRANDED_TIMEOUT = 10.0
 #: Small enough for what they bound to be reached in a few steps.
 LOOKS_BEFORE_NEVER_ARRIVED = 3
 LOSSES_ALLOWED = 2
+MISSES_ALLOWED = 2
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small_bounds() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("LOOKS_BEFORE_NEVER_ARRIVED", "LOSSES_ALLOWED"):
+        for name in ("LOOKS_BEFORE_NEVER_ARRIVED", "LOSSES_ALLOWED", "MISSES_ALLOWED"):
             patch.setattr(ledger, name, globals()[name])
         yield
 
 
 #: What an attempt that has ended already says when it is heard of again.
 LATE = Outcome(Kind.VALUE, 0.0, b"late")
+
+#: What is said of a task whose buffers its host lacks.
+MISSING = pack_missing(Missing("host", "worker", ("name",)))
 
 #: How many times a task raises before it gives its value; POISON always kills.
 POISON = -1
@@ -96,6 +108,12 @@ class ModelTask:
     #: How often the engine forgot it, and how often of these before it arrived.
     losses: int = 0
     never_arrived: int = 0
+    #: How often a host lacked its buffers; what it is to be sent with since.
+    misses: int = 0
+    along: bool = False
+    #: Whether it was sent anew because no worker took it.
+    renewed: bool = False
+    worker: str = ""
     #: Whether its value has arrived.
     done: bool = False
 
@@ -155,6 +173,12 @@ class LedgerMachine(RuleBasedStateMachine):
         #: Attempts that have ended: key -> number of tasks.
         self.ended: dict[str, int] = {}
         self.released: set[str] = set()
+        #: What waits for its buffers, by the attempt that lacked them.
+        self.held: dict[str, list[ModelTask]] = {}
+        #: Attempts whose buffers have been brought.
+        self.supplied: list[str] = []
+        #: The attempt, and its tasks, that buffers must be asked for next.
+        self.lacking: tuple[str, list[ModelTask]] | None = None
 
     # ------------------------------------------------------------- the model's reactions
     def feed(self, event: Event) -> list[Instruction]:
@@ -170,6 +194,8 @@ class LedgerMachine(RuleBasedStateMachine):
             self.deliver(instruction)
         elif isinstance(instruction, DeliverError):
             self.deliver_error(instruction)
+        elif isinstance(instruction, Supply):
+            self.hold(instruction)
         elif isinstance(instruction, Release):
             for key in instruction.keys:
                 assert key not in self.released, "released twice"
@@ -190,13 +216,25 @@ class LedgerMachine(RuleBasedStateMachine):
             assert task.delivery in self.open, "nobody wants this task"
             assert packed.index not in self.expected_errors, "a failed task is sent again"
             assert not any(task in a.tasks for a in self.in_flight.values())
+            assert not self.is_held(task), "a task is sent before its buffers are there"
         assert send.solo == any(task.suspect for task in tasks)
         if send.solo:
             assert len(tasks) == 1, "a suspect shares its attempt"
             assert not self.in_flight, "a suspect runs beside others"
         else:
             assert not self.suspects(), "an attempt is sent while there are suspects"
+        assert send.with_buffers == any(task.along for task in tasks)
+        assert {send.worker} == {task.worker for task in tasks}
         self.in_flight[send.key] = ModelAttempt(tasks)
+
+    def hold(self, supply: Supply) -> None:
+        assert self.lacking is not None, "nothing is lacking"
+        (key, tasks), self.lacking = self.lacking, None
+        assert supply == Supply(key, [task.packed for task in tasks], MISSING)
+        self.held[key] = tasks
+
+    def is_held(self, task: ModelTask) -> bool:
+        return any(task in tasks for tasks in self.held.values())
 
     def deliver(self, deliver: Deliver) -> None:
         tasks = self.deliveries[deliver.delivery]
@@ -225,7 +263,9 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def suspects(self) -> list[ModelTask]:
         return [
-            task for task in self.tasks if task.suspect and task.delivery in self.open
+            task
+            for task in self.tasks
+            if task.suspect and task.delivery in self.open and not self.is_held(task)
         ]
 
     def pick(self, number: int) -> str:
@@ -275,6 +315,25 @@ class LedgerMachine(RuleBasedStateMachine):
         else:
             self.feed(AttemptFinished(key, "worker", outcomes))
 
+    def miss(self, key: str, tasks: list[ModelTask]) -> None:
+        """Note what of an attempt lacks its buffers."""
+        if tasks[0].delivery not in self.open:
+            return
+        for task in tasks:
+            task.misses += 1
+        if all(task.misses <= MISSES_ALLOWED for task in tasks):
+            self.lacking = key, tasks
+            return
+        for task in tasks:
+            task.along, task.worker = True, ""
+
+    def supply_one(self, key: str, along: bool) -> None:
+        for task in self.held.pop(key):
+            task.along = task.along or along
+            task.worker = f"supplied for {key}"
+        self.feed(Supplied(key, f"supplied for {key}", along))
+        self.supplied.append(key)
+
     def kill_attempts(self, keys: Sequence[str]) -> None:
         for key in keys:
             tasks = self.in_flight[key].tasks
@@ -317,6 +376,34 @@ class LedgerMachine(RuleBasedStateMachine):
         self.finish_attempt(key, most, stops)
 
     @precondition(lambda self: self.in_flight)
+    @rule(which=picks, share=st.sampled_from([0.0, 0.0, 0.5]))
+    def lack_buffers(self, which: int, share: float) -> None:
+        """A task finds that its host lacks buffers; those after it are not run."""
+        key = self.pick(which)
+        tasks = self.in_flight[key].tasks
+        begun = math.floor(share * len(tasks))
+        if any(task.raises for task in tasks[:begun]):
+            self.finish_attempt(key, begun)
+            return
+        outcomes = self.run(tasks, begun, stops=True)
+        assert outcomes is not None
+        outcomes[begun] = MISSING
+        self.miss(key, tasks[begun:])
+        self.feed(AttemptFinished(key, "worker", outcomes))
+        assert self.lacking is None, "buffers were not asked for"
+
+    @precondition(lambda self: self.held)
+    @rule(which=picks, along=st.sampled_from([False, False, True]))
+    def supply(self, which: int, along: bool) -> None:
+        self.supply_one(list(self.held)[which % len(self.held)], along)
+
+    @precondition(lambda self: self.supplied)
+    @rule(along=st.booleans())
+    def supply_again(self, along: bool) -> None:
+        """What is said twice is as if it had been said once."""
+        assert self.call.handle(Supplied(self.supplied[-1], "again", along)) == []
+
+    @precondition(lambda self: self.in_flight)
     @rule(data=st.data())
     def kill_a_worker(self, data: st.DataObject) -> None:
         """Several attempts die with their worker; none of them need be guilty."""
@@ -344,18 +431,20 @@ class LedgerMachine(RuleBasedStateMachine):
         self.feed(AttemptFailed(key, "It could not."))
 
     @precondition(lambda self: self.ended)
-    @rule(which=picks, kind=st.integers(min_value=0, max_value=4))
+    @rule(which=picks, kind=st.integers(min_value=0, max_value=6))
     def report_late(self, which: int, kind: int) -> None:
         """An attempt that has ended is heard of again: as if nothing had been said."""
         key = list(self.ended)[which % len(self.ended)]
-        event = [
+        events: list[Event] = [
             AttemptFinished(key, "worker", [LATE] * self.ended[key]),
             AttemptKilled(key, "late"),
             AttemptLost(key),
             AttemptFailed(key, "late"),
             Looked(self.now, {key: None}, 1),
-        ][kind]
-        assert self.call.handle(event) == []
+            AttemptFinished(key, "worker", [MISSING] * self.ended[key]),
+            Supplied("unknown" if key in self.held else key, "late", along=True),
+        ]
+        assert self.call.handle(events[kind]) == []
 
     @precondition(lambda self: self.in_flight)
     @rule(
@@ -394,6 +483,11 @@ class LedgerMachine(RuleBasedStateMachine):
                     for task in attempt.tasks:
                         task.never_arrived += 1
                 self.lose_attempt(attempt)
+            elif self.is_to_be_renewed(attempt, said, looked):
+                gone.append(key)
+                for task in attempt.tasks:
+                    task.renewed, task.worker = True, ""
+                self.lose_attempt(attempt)
             elif said == "no-worker" or looked.threads == 0:
                 if attempt.stranded_since is None:
                     attempt.stranded_since = self.now
@@ -405,6 +499,12 @@ class LedgerMachine(RuleBasedStateMachine):
         instructions = self.feed(looked)
         released = [i.keys for i in instructions if isinstance(i, Release)]
         assert released == [[key] for key in gone]
+
+    def is_to_be_renewed(
+        self, attempt: ModelAttempt, said: str | None, looked: Looked
+    ) -> bool:
+        renewed = any(task.renewed for task in attempt.tasks)
+        return said == "no-worker" and looked.threads > 0 and not renewed
 
     def strand_attempt(self, attempt: ModelAttempt, looked: Looked) -> None:
         self.strays = True
@@ -449,6 +549,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for key, attempt in self.in_flight.items():
             self.ended[key] = len(attempt.tasks)
         self.in_flight.clear()
+        self.held.clear()
 
     # ------------------------------------------------------------------------- invariants
     @invariant()
@@ -486,6 +587,7 @@ class LedgerMachine(RuleBasedStateMachine):
             if task.delivery in self.open
             and not task.done
             and task.packed.index not in out
+            and not self.is_held(task)
         ]
         solo = any(self.is_solo(key) for key in self.in_flight)
         if waiting and not solo:
@@ -499,8 +601,11 @@ class LedgerMachine(RuleBasedStateMachine):
         for _ in range(1000):
             if not self.open:
                 break
-            key = next(iter(self.in_flight))
-            self.finish_attempt(key, len(self.in_flight[key].tasks))
+            for key in list(self.held):
+                self.supply_one(key, along=False)
+            if self.in_flight:
+                key = next(iter(self.in_flight))
+                self.finish_attempt(key, len(self.in_flight[key].tasks))
         assert not self.open, "something is never delivered"
         assert self.ends.keys() == set(range(len(self.deliveries)))
         for tasks in self.deliveries:

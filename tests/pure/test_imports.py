@@ -39,7 +39,10 @@ PURE = [
         "driver/events.py",
         "driver/batching.py",
         "driver/refusals.py",
+        "driver/sending.py",
+        "driver/supply.py",
         "driver/turns.py",
+        "driver/verdicts.py",
     )
 ]
 
@@ -106,7 +109,15 @@ def test_pure_modules_import_neither_joblib_nor_distributed(module: str) -> None
 
 
 @pytest.mark.parametrize(
-    "module", ["driver/call.py", "driver/events.py", "driver/batching.py"]
+    "module",
+    [
+        "driver/call.py",
+        "driver/events.py",
+        "driver/batching.py",
+        "driver/sending.py",
+        "driver/supply.py",
+        "driver/verdicts.py",
+    ],
 )
 def test_decisions_are_made_without_threads_clocks_and_input(module: str) -> None:
     impure = ("threading", "time", "queue", "asyncio", "concurrent", "socket", "random")

@@ -425,3 +425,32 @@ def test_nested_options_name_no_cluster_and_run_first() -> None:
 
 def test_nested_default_differs_only_in_priority() -> None:
     assert changed(Options().nested()) == {"priority": 1}
+
+
+# --------------------------------------------------------------------------- preferring
+def test_a_worker_is_preferred_and_others_are_allowed() -> None:
+    options = Options(retries=2)
+    preferring = options.preferring("tcp://there:1")
+    assert changed(preferring) == {
+        "retries": 2,
+        "workers": "tcp://there:1",
+        "allow_other_workers": True,
+    }
+    assert not preferring.is_constrained
+    assert changed(options) == {"retries": 2}
+
+
+@pytest.mark.parametrize(
+    ("keywords", "worker"),
+    [
+        ({}, ""),
+        ({"workers": "alice"}, "tcp://there:1"),
+        ({"workers": ["alice"], "allow_other_workers": True}, "tcp://there:1"),
+        ({"resources": {"GPU": 1}}, "tcp://there:1"),
+    ],
+)
+def test_what_the_user_said_of_workers_goes_before_a_preference(
+    keywords: dict[str, Any], worker: str
+) -> None:
+    options = Options(**keywords)
+    assert options.preferring(worker) is options

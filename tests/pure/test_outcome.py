@@ -13,12 +13,15 @@ import pytest
 from joblib_distributed.data.outcome import (
     NOT_RUN,
     Kind,
+    Missing,
     Outcome,
     Report,
     Stage,
     pack_failure,
+    pack_missing,
     pack_report,
     unpack_error,
+    unpack_missing,
     unpack_report,
     unpack_value,
 )
@@ -82,6 +85,19 @@ def test_kinds_arrive_as_kinds() -> None:
     report = unpack_report(pack_report("w", outcomes))
     assert [type(o.kind) for o in report.outcomes] == [Kind] * len(Kind)
     assert [o.kind for o in report.outcomes] == list(Kind)
+
+
+# ------------------------------------------------------------------------------ missing
+@pytest.mark.parametrize(
+    "missing",
+    [Missing("host", "tcp://there:1", ("a-1", "b-2")), Missing("", "", ())],
+)
+def test_what_is_missing_arrives_in_a_report(missing: Missing) -> None:
+    outcome = pack_missing(missing)
+    assert (outcome.kind, outcome.duration) == (Kind.MISSING, 0.0)
+    report = unpack_report(pack_report("w", [NOT_RUN, outcome]))
+    assert unpack_missing(report.outcomes[1]) == missing
+    assert type(unpack_missing(outcome)) is Missing
 
 
 # ------------------------------------------------------------------------------- values

@@ -49,11 +49,13 @@ def test_public_names() -> None:
         "BACKEND_NAMES",
         "DaskDistributedBackend",
         "Options",
+        "Traffic",
         "__version__",
         "errors",
         "get_client",
         "register",
         "shutdown",
+        "traffic_of_last_call",
     ]
     for name in joblib_distributed.__all__:
         assert hasattr(joblib_distributed, name)

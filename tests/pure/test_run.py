@@ -9,31 +9,46 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import joblib
 import pytest
 from joblib.parallel import SequentialBackend, ThreadingBackend
 
+from joblib_distributed.data import host
+from joblib_distributed.data.buffers import name_of
+from joblib_distributed.data.host import HostStore, host_store
 from joblib_distributed.data.outcome import (
     NOT_RUN,
     Kind,
+    Missing,
     Outcome,
     Report,
     unpack_error,
+    unpack_missing,
     unpack_report,
     unpack_value,
 )
-from joblib_distributed.data.payload import BatchPayload, CallContext, Packer, pack
+from joblib_distributed.data.payload import (
+    BatchPayload,
+    CallContext,
+    Packer,
+    Sharing,
+    pack,
+)
+from joblib_distributed.data.store import Buffer
+from joblib_distributed.driver.sending import Sender
 from joblib_distributed.errors import (
     ErrorTransferError,
     ResultTransferError,
     TaskExitError,
 )
-from joblib_distributed.worker import interrupt, run
+from joblib_distributed.worker import buffers, interrupt, run
 from joblib_distributed.worker.probe import describe_worker
 from joblib_distributed.worker.run import run_batch
+from joblib_distributed.worker.supplies import READ, TAKE
 from support.hostile import Harm, OnPickle, OnUnpickle
 from support.tasks import in_thread
 
@@ -259,6 +274,94 @@ def test_own_duration_of_each_task_is_reported(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(run, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     report = report_of(payload((double, 1), (fail, ValueError())))
     assert [outcome.duration for outcome in report.outcomes] == [0.5, 2.0]
+
+
+# ------------------------------------------------------------------------------- buffers
+class Sharer:
+    """Packs batches for a host whose store is in a folder."""
+
+    def __init__(self, stores: HostStore, folder: str, mmap_mode: str | None) -> None:
+        self.stores = stores
+        sharing = Sharing(1000, mmap_mode, folder, "the driver's", "owner")
+        #: What the driver's store, another one, has: by name, and in use.
+        self.kept: dict[str, Buffer] = {}
+        self._packer = Packer(1000, self._keep)
+        self._sender = Sender("c", CONTEXT, self._packer.scattered, sharing)
+
+    def _keep(self, view: memoryview) -> Buffer:
+        buffer = Buffer(name_of(view), view, object())
+        self.kept[buffer.name] = buffer
+        return buffer
+
+    def batch(self, *items: tuple[Any, ...], along: bool = False) -> BatchPayload:
+        tasks = [self._packer.pack_task((f, args, {})) for f, *args in items]
+        return self._sender.payload(tasks, along)
+
+
+@pytest.fixture(params=["r", "c", None])
+def sharer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sharer]:
+    pytest.importorskip("fcntl")
+    stores = host_store(str(tmp_path))
+    yield Sharer(stores, str(tmp_path), request.param)
+    host._open.pop((os.getpid(), str(tmp_path))).close()
+    assert os.listdir(tmp_path) == []
+
+
+def name(content: bytes) -> str:
+    return name_of(memoryview(content))
+
+
+X, Y, Z = (letter * 1000 for letter in (b"x", b"y", b"z"))
+
+
+def test_all_that_a_batch_lacks_is_reported_at_once(sharer: Sharer) -> None:
+    batch = sharer.batch((double, 1), (len, X), (len, Y), (len, X))
+    first, missing, *rest = report_of(batch).outcomes
+    assert result(first) == 2
+    assert missing.kind is Kind.MISSING
+    assert unpack_missing(missing) == Missing(
+        sharer.stores.identity, "", tuple(sorted([name(X), name(Y)]))
+    )
+    assert rest == [NOT_RUN] * 2
+
+
+def test_what_a_host_has_is_not_missing(sharer: Sharer) -> None:
+    kept = [sharer.stores.put(memoryview(content)) for content in (X, Z)]
+    (missing,) = report_of(sharer.batch((same, X, Y))).outcomes
+    assert unpack_missing(missing).names == (name(Y),)
+    kept.append(sharer.stores.put(memoryview(Y)))
+    assert results_of(sharer.batch((len, X), (len, Y))) == [1000, 1000]
+
+
+def test_what_was_sent_along_is_not_missing(sharer: Sharer) -> None:
+    batch = sharer.batch((same, X, Y), along=True)
+    assert results_of(batch)[0][0] is False  # type: ignore[index]
+    only_x = batch._replace(buffers={name(X): X})
+    (missing,) = report_of(only_x).outcomes
+    assert unpack_missing(missing).names == (name(Y),)
+
+
+def test_a_worker_that_lacks_buffers_says_where_to_bring_them(
+    sharer: Sharer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Worker:
+        address = "tcp://there:1"
+        handlers: ClassVar[dict[str, object]] = {}
+        memory_manager = SimpleNamespace(memory_limit=0)
+
+    worker = Worker()
+    monkeypatch.setattr(buffers, "current_worker", lambda: worker)
+    (missing,) = report_of(sharer.batch((len, X))).outcomes
+    assert unpack_missing(missing).address == "tcp://there:1"
+    assert set(worker.handlers) == {TAKE, READ}
+
+
+def test_a_host_without_a_store_says_that_it_has_none(
+    sharer: Sharer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buffers, "host_store", lambda folder: HostStore([]))
+    (missing,) = report_of(sharer.batch((len, X))).outcomes
+    assert unpack_missing(missing) == Missing("", "", (name(X),))
 
 
 # ----------------------------------------------------------------------------- functions

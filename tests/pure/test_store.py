@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import shutil
 import subprocess
 import sys
 import warnings
@@ -617,22 +616,6 @@ def test_a_folder_that_is_not_ours_alone_is_refused(
 
 
 # ---------------------------------------------------------------------------------- room
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if shutil.which("mount") is None:
-        pytest.skip("no mount command")
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    done = subprocess.run(mount, capture_output=True, text=True, timeout=DEADLINE)
-    if done.returncode:
-        pytest.skip(f"cannot mount: {done.stderr.strip()}")
-    yield folder
-    # Lazily: a failed test may have something mapped.
-    subprocess.run(["umount", "-l", str(folder)], check=True, timeout=DEADLINE)
-
-
 def half(number: int) -> bytes:
     """Somewhat more than half of what fits into `small`."""
     return bytes([number]) * 600_000
@@ -667,7 +650,7 @@ def test_what_does_not_fit_goes_to_the_next_store(small: Path, tmp_path: Path) -
     stores = HostStore([str(small), str(tmp_path)])
     first, second = stores.stores
     assert stores.identity == first.identity
-    kept = [stores.put(memoryview(half(i))) for i in range(3)]
+    kept = [stores.put(memoryview(half(i)))[0] for i in range(3)]
     assert [buffer.store for buffer in kept] == [first, second, second]
     for i, buffer in enumerate(kept):
         found = stores.get(buffer.name)
@@ -686,10 +669,10 @@ def test_what_fits_nowhere_is_private_and_said_once(
 ) -> None:
     monkeypatch.setattr(host, "_has_warned", False)
     stores = HostStore([str(small)])
-    kept = stores.put(memoryview(half(0)))
+    kept = stores.put(memoryview(half(0)))[0]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        private = [stores.put(memoryview(half(i))) for i in (1, 2)]
+        private = [stores.put(memoryview(half(i)))[0] for i in (1, 2)]
     assert [str(w.message) for w in caught] == [
         "Large data may be copied into every worker process: no store has room for "
         "600000 bytes. Free some of /dev/shm, or name a local folder of your own with "

@@ -49,14 +49,17 @@ class HostStore:
         self._owning: list[int] = []
         self._lock = threading.Lock()
 
-    def put(self, content: memoryview) -> Buffer:
-        """Return the buffer with this content, storing it if need be."""
+    def put(self, content: memoryview) -> tuple[Buffer, bool]:
+        """Return the buffer with this content, stored if need be, and if it was here."""
         name = name_of(content)
+        found = self.get(name)
+        if found is not None:
+            return found, True
         for store in self.stores:
             with contextlib.suppress(NoRoomError):
-                return store.put(name, content)
+                return store.put(name, content), False
         _warn_once(f"no store has room for {content.nbytes} bytes")
-        return Buffer(name, memoryview(bytes(content)), None)
+        return Buffer(name, memoryview(bytes(content)), None), False
 
     def get(self, name: str) -> Buffer | None:
         """Return a buffer if this host has it."""

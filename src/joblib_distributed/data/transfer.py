@@ -72,32 +72,50 @@ class Incoming:
         self._part = _reserve(store, name)
         self._lock = threading.Lock()
         self._left = size_of(name)
+        # While a chunk is written, the descriptor must stay that of this file.
+        self._users = 0
+        self._closed = False
         #: Once it is whole.
         self.buffer: Buffer | None = None
 
     def take(self, start: int, content: memoryview) -> Arrival:
         """Write a chunk to its place; each is to come once."""
-        self._part.write(content, start)
         with self._lock:
-            self._left -= content.nbytes
-            if self._left:
-                return Arrival.PART
-        return self._finish()
+            if self._closed:
+                return Arrival.UNEXPECTED
+            self._users += 1
+        try:
+            self._part.write(content, start)
+            with self._lock:
+                self._left -= content.nbytes
+                if self._left:
+                    return Arrival.PART
+            return self._finish()
+        finally:
+            self._leave()
 
     def _finish(self) -> Arrival:
-        try:
-            view = map_file(self._part.descriptor, size_of(self.name))
-            if name_of(view) != self.name:
-                return Arrival.CORRUPT
-            del view
-            self.buffer = self._part.publish()
-            return Arrival.WHOLE if self.buffer else Arrival.NO_ROOM
-        finally:
+        view = map_file(self._part.descriptor, size_of(self.name))
+        if name_of(view) != self.name:
             self.close()
+            return Arrival.CORRUPT
+        del view
+        self.buffer = self._part.publish()
+        self.close()
+        return Arrival.WHOLE if self.buffer else Arrival.NO_ROOM
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._closed and not self._users:
+                self._part.close()
 
     def close(self) -> None:
-        """Let go; what is not whole is removed."""
-        self._part.close()
+        """Let go, once nothing is being written; what is not whole is removed."""
+        with self._lock:
+            self._closed = True
+            if not self._users:
+                self._part.close()
 
 
 def _reserve(store: HostStore, name: str) -> Part:

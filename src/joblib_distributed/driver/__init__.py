@@ -4,14 +4,19 @@ Layout, top to bottom; each imports only what is below it::
 
     backend.py      joblib's contract, translated
     running.py      one live call: its threads, carrying out what call.py says
+    sending.py      what is sent of a batch, and with it; pure
+    traffic.py      how much large data a call shared, and how much of it travelled
     call.py         one call's ledger: events in, instructions out; pure
     batching.py     how many tasks go in the next batch; pure
     sources.py      where the cluster of a call comes from
     cluster.py      what the driver needs of a distributed.Client; posts events
+    supplier.py     brings large buffers to hosts that lack them
+    supply.py       which host gets a buffer from whom; pure
     embedded.py     the cluster we start when there is none
     turns.py        one suspect at a time on a cluster, whoever's call it is of
     seceding.py     leaving the worker's thread pool while a nested call waits
     joblib_hooks.py the only module that touches joblib's private names
     refusals.py     what is said when the cluster cannot serve a call; pure
+    verdicts.py     what is said of a task that failed for a reason of ours; pure
     events.py       the events and instructions of call.py; pure
 """

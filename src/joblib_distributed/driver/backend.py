@@ -8,6 +8,7 @@ answers with a backend of its own for that one, through `FallbackToBackend`.
 from __future__ import annotations
 
 import contextlib
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -30,6 +31,7 @@ from joblib_distributed.driver.sources import (
     find_cluster,
     is_fork_of_user,
 )
+from joblib_distributed.driver.traffic import Traffic, note_end
 from joblib_distributed.options import Memory, Options
 
 #: What joblib passes to `configure` besides the options of this backend.
@@ -42,6 +44,11 @@ _JOBLIB_KEYWORDS = frozenset(
 #: threads of all machines; in place it ends in a `RecursionError`. A guess: scikit-learn
 #: nests two or three levels.
 MOST_NESTED = 4
+
+#: joblib's ``verbose`` from which a line about large data is printed; and from which
+#: joblib prints to standard output.
+VERBOSE_TRAFFIC = 10
+VERBOSE_TO_STDOUT = 50
 
 _FORKED = (
     "This process was forked from one that had used the dask.distributed backend, and "
@@ -297,7 +304,16 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         if self._call is not None:
             joblib_hooks.stop_packing(self.parallel)
             self._call.stop()
+            self._tell(self._call.traffic)
             self._call = None
+
+    def _tell(self, traffic: Traffic) -> None:
+        note_end(traffic)
+        verbose = getattr(self.parallel, "verbose", 0)
+        if verbose >= VERBOSE_TRAFFIC and traffic.shared:
+            # Where joblib itself writes to.
+            stream = sys.stdout if verbose >= VERBOSE_TO_STDOUT else sys.stderr
+            stream.write(f"[{self.parallel}]: {traffic}.\n")
 
     def terminate(self) -> None:
         """Let go of the cluster; it was not made for this `Parallel` alone."""

@@ -199,20 +199,19 @@ class Call:
         While there are suspects, each runs when nothing else of the call does, so that
         a death is the fault of the one task that was running.
         """
-        while self._suspects and not self._in_flight:
-            entry = self._suspects.popleft()
-            if entry.delivery.number in self._deliveries:
-                yield self._attempt([entry], solo=True)
+        while self._suspects and not self._is_wanted(self._suspects[0]):
+            self._suspects.popleft()
+        if self._suspects and not self._in_flight:
+            yield self._attempt([self._suspects.popleft()], solo=True)
         if self._suspects or any(a.solo for a in self._in_flight.values()):
             return
         while self._waiting and self._has_room():
-            batch = [
-                entry
-                for entry in self._waiting.popleft()
-                if entry.delivery.number in self._deliveries
-            ]
+            batch = [e for e in self._waiting.popleft() if self._is_wanted(e)]
             if batch:
                 yield self._attempt(batch, solo=False)
+
+    def _is_wanted(self, entry: _Entry) -> bool:
+        return entry.delivery.number in self._deliveries
 
     def _has_room(self) -> bool:
         return self.limit is None or len(self._in_flight) < self.limit

@@ -38,7 +38,7 @@ from joblib_distributed.driver.events import (
     Event,
     Looked,
 )
-from joblib_distributed.driver.supplier import Place, Supplier
+from joblib_distributed.driver.supplier import HostSupplied, Place, Supplier
 from joblib_distributed.driver.turns import Turns
 from joblib_distributed.options import Options
 from joblib_distributed.worker.interrupt import interrupt_call
@@ -329,7 +329,7 @@ class Cluster:
         place: Place,
         buffers: Mapping[str, Buffer],
         since: int,
-        done: Callable[[Arrival], None],
+        done: Callable[[HostSupplied], None],
     ) -> None:
         """See `Supplier.supply`; `done` is called on the event loop, exactly once."""
         self.client.loop.add_callback(self._supply, place, buffers, since, done)
@@ -339,16 +339,15 @@ class Cluster:
         place: Place,
         buffers: Mapping[str, Buffer],
         since: int,
-        done: Callable[[Arrival], None],
+        done: Callable[[HostSupplied], None],
     ) -> None:
         if self._known.supplier is None:
             self._known.supplier = Supplier(self._ask_for_operation, self._is_member)
-        arrival = Arrival.UNEXPECTED
+        supplied = HostSupplied(Arrival.UNEXPECTED)
         try:
             supplied = await self._known.supplier.supply(place, buffers, since)
-            arrival = supplied.arrival
         finally:
-            done(arrival)
+            done(supplied)
 
     async def _ask_for_operation(
         self, address: str, operation: str, **message: Any

@@ -30,6 +30,7 @@ from joblib_distributed.data.outcome import (
     unpack_value,
 )
 from joblib_distributed.data.payload import PackedTask, Packer, Sharing
+from joblib_distributed.data.store import Buffer
 from joblib_distributed.data.transfer import Arrival
 from joblib_distributed.driver.batching import BatchPolicy
 from joblib_distributed.driver.call import Call
@@ -51,7 +52,8 @@ from joblib_distributed.driver.events import (
 )
 from joblib_distributed.driver.joblib_hooks import Callback
 from joblib_distributed.driver.sending import Sender
-from joblib_distributed.driver.supplier import Place
+from joblib_distributed.driver.supplier import HostSupplied, Place
+from joblib_distributed.driver.traffic import Tally, Traffic
 from joblib_distributed.errors import ClusterError
 from joblib_distributed.options import Options
 from joblib_distributed.worker.interrupt import shielded
@@ -128,13 +130,9 @@ class RunningCall:
         if sharing is not None:  # results that nobody takes can be told by their call
             sharing = sharing._replace(owner=f"{sharing.owner}-{self.id}")
         self._sharing = sharing
-        self._packer = (
-            Packer(scatter=options.scatter)
-            if sharing is None
-            else Packer(
-                sharing.least, host_store(sharing.temp_folder).put, options.scatter
-            )
-        )
+        self._tally = Tally()
+        least = None if sharing is None else sharing.least
+        self._packer = Packer(least, self._put, options.scatter)
         self._ledger = Call(
             self.id, limit, options.retries, options.wait_for_workers_timeout
         )
@@ -168,6 +166,17 @@ class RunningCall:
             To be raised where the user can see it.
         """
         return self._packer.pack_task(item)
+
+    def _put(self, content: memoryview) -> Buffer:
+        assert self._sharing is not None, "nothing is large if nothing is shared"
+        buffer, found = host_store(self._sharing.temp_folder).put(content)
+        self._tally.note_shared(buffer.name, content.nbytes, found)
+        return buffer
+
+    @property
+    def traffic(self) -> Traffic:
+        """What became of the call's large data so far."""
+        return self._tally.traffic
 
     def dispatch(self, tasks: Sequence[PackedTask], callback: Callback) -> None:
         """Send tasks whose results joblib wants together."""
@@ -298,6 +307,7 @@ class RunningCall:
         self._sent_at[send.key] = time.monotonic()
         self._arrivals[send.key] = self._cluster.arrivals
         batch = self._sender.payload(send.tasks, send.with_buffers)
+        self._tally.note_sent(sum(map(len, batch.buffers.values())))
         options = self._options.preferring(send.worker)
         self._cluster.send(send.key, batch, options, self._events.put)
 
@@ -308,16 +318,16 @@ class RunningCall:
             self._events.put(Supplied(supply.key, missing.address, along=True))
             return
         assert self._sharing is not None, "only what is shared is missing"
-        buffers = self._sender.buffers(supply.tasks)
         place = Place(missing.host, missing.address, self._sharing.temp_folder)
 
-        def supplied(came_to: Arrival) -> None:
-            along = came_to is Arrival.NO_ROOM
+        def supplied(how: HostSupplied) -> None:
+            self._tally.note_sent(how.by_driver, how.by_hosts)
+            along = how.arrival is Arrival.NO_ROOM
             self._events.put(Supplied(supply.key, missing.address, along))
 
         self._cluster.supply(
             place,
-            {name: buffers[name] for name in missing.names},
+            self._sender.lacking(supply.tasks, missing.names),
             self._arrivals[supply.key],
             supplied,
         )

@@ -70,6 +70,16 @@ class Sender:
             along,
         )
 
+    def lacking(
+        self, tasks: Sequence[PackedTask], names: Iterable[str]
+    ) -> dict[str, Buffer]:
+        """Return the buffers with these names, if the tasks refer to them.
+
+        A worker tells of all that its batch lacks; of that, some tasks may have been run.
+        """
+        buffers = self.buffers(tasks)
+        return {name: buffers[name] for name in names if name in buffers}
+
     def buffers(self, tasks: Sequence[PackedTask]) -> dict[str, Buffer]:
         """Return all buffers that tasks refer to, by name."""
         shared = list(_shared(tasks).values())

@@ -47,7 +47,7 @@ class Place(NamedTuple):
     temp_folder: str | None
 
 
-class Supplied(NamedTuple):
+class HostSupplied(NamedTuple):
     """How a host was supplied."""
 
     #: What the worst of it came to.
@@ -72,7 +72,7 @@ class Supplier:
         #: The last worker heard of on each host.
         self._places: dict[str, Place] = {}
         #: Those waiting for each buffer, by name and host.
-        self._waiting: dict[tuple[str, str], asyncio.Future[Supplied]] = {}
+        self._waiting: dict[tuple[str, str], asyncio.Future[HostSupplied]] = {}
         #: What they wait for, by name.
         self._buffers: dict[str, Buffer] = {}
         self._running: set[asyncio.Task[None]] = set()
@@ -84,7 +84,7 @@ class Supplier:
 
     async def supply(
         self, place: Place, buffers: Mapping[str, Buffer], since: int
-    ) -> Supplied:
+    ) -> HostSupplied:
         """Bring buffers to a host that has not got them.
 
         Parameters
@@ -113,7 +113,7 @@ class Supplier:
         ended = await asyncio.shield(asyncio.gather(*mine))
         joined = await asyncio.shield(asyncio.gather(*others))
         failed = (s.arrival for s in (*ended, *joined) if s.arrival is not Arrival.WHOLE)
-        return Supplied(
+        return HostSupplied(
             next(failed, Arrival.WHOLE),
             sum(supplied.by_driver for supplied in ended),
             sum(supplied.by_hosts for supplied in ended),
@@ -128,7 +128,7 @@ class Supplier:
     async def _carry_out(self, transfer: Transfer) -> None:
         try:
             arrival = await self._carry(transfer)
-        except (OSError, asyncio.TimeoutError, RuntimeError, ValueError):
+        except Exception:  # a worker's own are raised here, too
             arrival = Arrival.UNEXPECTED
         except BaseException:  # the loop ends
             self._end(transfer, Arrival.UNEXPECTED)
@@ -148,10 +148,10 @@ class Supplier:
         self._resolve(transfer, arrival)
 
     def _resolve(self, transfer: Transfer, arrival: Arrival) -> None:
-        nbytes = size_of(transfer.name)
-        supplied = Supplied(arrival, by_hosts=nbytes)
+        nbytes = size_of(transfer.name) if arrival is Arrival.WHOLE else 0
+        supplied = HostSupplied(arrival, by_hosts=nbytes)
         if transfer.source == DRIVER:
-            supplied = Supplied(arrival, by_driver=nbytes)
+            supplied = HostSupplied(arrival, by_driver=nbytes)
         waiting = self._waiting.pop((transfer.name, transfer.host))
         if not waiting.done():
             waiting.set_result(supplied)
@@ -175,7 +175,9 @@ class Supplier:
         if arrival is not Arrival.PART:
             return arrival
         ended = await _all_or_none([lane() for _ in range(LANES)])
-        return next((a for a in ended if a is not Arrival.PART), Arrival.UNEXPECTED)
+        # Once one lane has ended a transfer, the other's chunk is not expected.
+        told = (a for a in ended if a not in (Arrival.PART, Arrival.UNEXPECTED))
+        return next(told, Arrival.UNEXPECTED)
 
     def _taker(self, transfer: Transfer) -> Callable[[int, int], Awaitable[Arrival]]:
         """Return what has one and the same worker take each chunk."""

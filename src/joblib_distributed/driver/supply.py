@@ -1,8 +1,8 @@
 """Which host gets a buffer from whom.
 
 Each host is to receive a buffer once, and the driver to send it once: further copies come
-from hosts that have it, each of which serves one other at a time, so that the number of
-holders doubles with each round.
+from hosts that have it, each of which serves a few others at a time, so that the number
+of holders multiplies with each round.
 
 Pure: no thread, no clock, no input or output, neither joblib nor distributed.
 

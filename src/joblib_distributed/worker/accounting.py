@@ -36,7 +36,8 @@ def account_for_mappings(worker: Worker) -> None:
     if worker in _accounted:
         return
     _accounted.add(worker)
-    if not worker.memory_manager.memory_limit or not os.path.exists("/proc/self/statm"):
+    limit = getattr(getattr(worker, "memory_manager", None), "memory_limit", None)
+    if not limit or not os.path.exists("/proc/self/statm"):
         return
     worker.monitor.get_process_memory = own_memory
     if worker.nanny is None:

@@ -91,7 +91,8 @@ class Supplies:
             except NoRoomError:
                 return Arrival.NO_ROOM.value
             self._incoming[transfer] = incoming
-        self._expect_more(transfer)
+        if transfer in self._incoming:
+            self._expect_more(transfer)
         if chunk is None:
             chunk = await self._ask_for(source, name, start, end, temp_folder)
         incoming_or_none = self._incoming.get(transfer)
@@ -110,7 +111,7 @@ class Supplies:
         if worker is None or source is None:
             return None
         read = getattr(worker.rpc(source), READ)
-        with contextlib.suppress(OSError, asyncio.TimeoutError):
+        with contextlib.suppress(Exception):  # whatever it raised is raised here, too
             return await asyncio.wait_for(
                 read(name=name, start=start, end=end, temp_folder=folder), SOURCE_TIMEOUT
             )

@@ -1,0 +1,80 @@
+"""How much large data a call shared, and how much of it travelled."""
+
+from __future__ import annotations
+
+import threading
+from typing import NamedTuple
+
+
+class Traffic(NamedTuple):
+    """What became of the large data of a call, in bytes.
+
+    Each buffer counts once, however many tasks took it.
+    """
+
+    #: In buffers that tasks took by reference.
+    shared: int = 0
+    #: Of these, in buffers that the driver's host had before: of an earlier call, say.
+    found: int = 0
+    #: Sent by the driver: to hosts that lacked buffers, or along with tasks.
+    by_driver: int = 0
+    #: Sent by hosts that had buffers to hosts that lacked them.
+    by_hosts: int = 0
+
+    def __str__(self) -> str:
+        shared, found, by_driver, by_hosts = (f"{n / 1e6:.1f} MB" for n in self)
+        return (
+            f"{shared} of large data shared, {found} of it found present, {by_driver} "
+            f"sent by the driver, {by_hosts} between hosts"
+        )
+
+
+class Tally:
+    """Counts the traffic of a call. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seen: set[str] = set()
+        self._traffic = Traffic()
+
+    @property
+    def traffic(self) -> Traffic:
+        """What was counted so far."""
+        return self._traffic
+
+    def note_shared(self, name: str, nbytes: int, found: bool) -> None:
+        """Note that a task takes a buffer, and whether the driver's host had it."""
+        with self._lock:
+            if name not in self._seen:
+                self._seen.add(name)
+                self._add(shared=nbytes, found=nbytes if found else 0)
+
+    def note_sent(self, by_driver: int, by_hosts: int = 0) -> None:
+        """Note that so many bytes have travelled."""
+        with self._lock:
+            self._add(by_driver=by_driver, by_hosts=by_hosts)
+
+    def _add(self, **more: int) -> None:
+        now = self._traffic._asdict()
+        self._traffic = Traffic(**{k: n + more.get(k, 0) for k, n in now.items()})
+
+
+_ended = threading.local()
+
+
+def note_end(traffic: Traffic) -> None:
+    """Note that a call has ended in this thread."""
+    _ended.traffic = traffic
+
+
+def traffic_of_last_call() -> Traffic:
+    """Return what became of the large data of this thread's last call.
+
+    Returns
+    -------
+    Traffic
+        Bytes shared, found present, sent by the driver, and sent between hosts. All 0
+        before the first call.
+    """
+    traffic: Traffic = getattr(_ended, "traffic", Traffic())
+    return traffic
