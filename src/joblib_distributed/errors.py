@@ -20,6 +20,7 @@
         +-- TaskExitError                   the task tried to end the process
         +-- WorkerDiedError                 the task ended the process
         +-- TaskLostError                   the engine failed to run the task at all
+        +-- InputFailedError                a dask future among the arguments failed
 
 An exception raised by the user's own task is not in this tree: it arrives as it
 was raised, with a `RemoteTraceback` as its cause.
@@ -122,6 +123,13 @@ class WorkerDiedError(TaskError):
 
 class TaskLostError(TaskError):
     """The engine reported a failure before the task's own code could run."""
+
+
+class InputFailedError(TaskError):
+    """A dask future or collection among the arguments has no value.
+
+    Its cause is the exception that the cluster gave instead.
+    """
 
 
 class RemoteTraceback(Exception):  # noqa: N818 - it is the cause of one

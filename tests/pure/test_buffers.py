@@ -340,7 +340,7 @@ def test_large_begins_at_the_threshold(size: int, kind: Callable[..., Any]) -> N
 )
 def test_nothing_is_shared_without_a_threshold(value: Any) -> None:
     apart = pack_apart(value, None)
-    assert apart == Apart(apart.packed, (), 0)
+    assert apart == Apart(apart.packed, [], 0)
     found = pickle.loads(apart.packed)
     assert type(found) is type(value)
     assert np.array_equal(found, value) if type(value) is np.ndarray else found == value

@@ -22,9 +22,11 @@ from joblib_distributed.data.payload import (
     REMEMBERED,
     PackedTask,
     Packer,
+    References,
     function_name,
     pack,
     pack_invocation,
+    place,
 )
 from joblib_distributed.data.store import Buffer
 from joblib_distributed.errors import NotATaskError, TaskPackingError
@@ -231,9 +233,9 @@ def test_scattered_objects_are_packed_once() -> None:
     first = packer.pack_task(task_of(double, model, other))
     second = packer.pack_task(task_of(lambda: model))
     assert (model.count, unused.count, other.count) == (1, 1, 1)
-    assert first.shared.references == ((), 0, (1,))
+    assert first.shared.references == References((), 0, (1,))
     assert second.shared is NOTHING_SHARED
-    assert second.function_shared.references == ((), 0, (1,))
+    assert second.function_shared.references == References((), 0, (1,))
     assert len(packer.scattered) == 2
     packed, shared = packer.scattered[1]
     assert pickle.loads(packed).content == "model"
@@ -277,6 +279,47 @@ def test_a_scattered_object_that_does_not_pack_is_named() -> None:
             TaskPackingError, match=rf"Task {task} .*scatter\[1\] \(of type lock\)"
         ):
             packer.pack_task(task_of(double, 1))
+
+
+class Input:
+    """What the engine is to bring."""
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+
+
+def position_of(value: object) -> int | None:
+    return value.position if isinstance(value, Input) else None
+
+
+def test_inputs_are_referred_to() -> None:
+    packer = Packer(inputs=position_of)
+    task = packer.pack_task(task_of(double, Input(3), {"a": [Input(1), Input(3)]}))
+    assert task.shared.references == References((), 0, (), (1, 3))
+    values = {1: "first", 3: "third"}
+    (first, rest), _ = unpack_apart(task.arguments, (), inputs=values)
+    assert (first, rest) == ("third", {"a": ["first", "third"]})
+    assert packer.pack_task(task_of(double, 1)).shared is NOTHING_SHARED
+
+
+@pytest.mark.parametrize("least", [None, 1000])
+def test_inputs_beside_what_is_large(least: int | None) -> None:
+    array, text = np.arange(1000, dtype="u1"), bytes(2000)
+    packer = Packer(least, keep, inputs=position_of)
+    task = packer.pack_task(task_of(double, array, text, Input(0)))
+    views = [buffer.view for buffer in task.shared.buffers]
+    assert len(views) == (0 if least is None else 2)
+    (found, same, value), _ = unpack_apart(
+        task.arguments, views, task.shared.strings, inputs={0: "value"}
+    )
+    assert found.tolist() == array.tolist()
+    assert same == text
+    assert value == "value"
+
+
+def test_values_take_the_places_of_an_invocation() -> None:
+    packed = pack_invocation(dict, {5: place(), 7: place()})
+    assert pickle.loads(packed, buffers=["five", ["seven"]]) == {5: "five", 7: ["seven"]}
 
 
 def test_size_is_that_of_the_arguments() -> None:

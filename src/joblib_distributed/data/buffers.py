@@ -10,6 +10,7 @@ joblib_distributed.data.store : where buffers lie.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import sys
@@ -25,19 +26,28 @@ from joblib_distributed.data.arrays import reduce_array
 #: Pickle protocol of everything we send: the newest that Python 3.10 to 3.13 share.
 PROTOCOL = 5
 
-#: Persistent ids are ``(this, position)``, or of the type and place of large bytes.
+#: Persistent ids are ``(one of these, position)``, or type and place of large bytes.
 _SCATTERED = "scattered"
+_INPUT = "input"
+
+#: Tells where an object is referred to; None if it is to be packed.
+Positions = Callable[[Any], "int | None"]
 
 _NOTHING: Mapping[int, int] = MappingProxyType({})
+
+
+class _InputFound(Exception):  # noqa: N818 - no error
+    """There is an input in what is pickled."""
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Leaves buffers of at least `least` bytes out, and lists them in `found`."""
 
-    def __init__(self, file: io.BytesIO, least: int) -> None:
+    def __init__(self, file: io.BytesIO, least: int, inputs: Positions) -> None:
         super().__init__(file, protocol=PROTOCOL, buffer_callback=self._offer)
         self.found: list[memoryview] = []
         self._least = least
+        self._inputs = inputs
 
     def _offer(self, buffer: pickle.PickleBuffer) -> bool:
         """Return whether pickle is to keep the buffer in its own bytes."""
@@ -48,32 +58,49 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return False
 
     def reducer_override(self, value: Any) -> Any:
-        """Have large arrays hand over their memory, also where numpy would copy it."""
+        """Have large arrays hand over their memory, also where numpy would copy it.
+
+        Raises
+        ------
+        _InputFound
+            If `value` is to be referred to: this pickler cannot.
+        """
+        if self._inputs(value) is not None:
+            raise _InputFound
         reduced = reduce_array(value, self._least)
         return super().reducer_override(value) if reduced is NotImplemented else reduced
 
 
 class _AskedPickler(_Pickler):
-    """Leaves large ``bytes`` and scattered objects out, too.
+    """Leaves large ``bytes``, scattered objects and inputs out, too.
 
     Slower, as it is asked about every object.
     """
 
     def __init__(
-        self, file: io.BytesIO, least: int, scattered: Mapping[int, int]
+        self,
+        file: io.BytesIO,
+        least: int,
+        scattered: Mapping[int, int],
+        inputs: Positions,
     ) -> None:
-        super().__init__(file, least)
+        super().__init__(file, least, inputs)
         self.large: list[memoryview] = []
         self._places: dict[int, int] = {}
-        self.met: set[int] = set()
+        self.scattered: set[int] = set()
+        self.inputs: set[int] = set()
         self._scattered = scattered
 
     def persistent_id(self, value: Any) -> tuple[str, int] | None:
-        """Refer to large bytes by their place in `large`, or to a scattered object."""
+        """Refer to scattered objects and inputs, and to large bytes by their place."""
         scattered = self._scattered.get(id(value))
         if scattered is not None:
-            self.met.add(scattered)
+            self.scattered.add(scattered)
             return _SCATTERED, scattered
+        given = self._inputs(value)
+        if given is not None:
+            self.inputs.add(given)
+            return _INPUT, given
         if type(value) not in (bytes, bytearray) or len(value) < self._least:
             return None
         place = self._places.setdefault(id(value), len(self.large))
@@ -89,8 +116,10 @@ class _AskedUnpickler(pickle.Unpickler):
         large: Sequence[Any],
         buffers: Sequence[Any],
         scattered: Callable[[int], object],
+        inputs: Mapping[int, object],
     ) -> None:
         super().__init__(io.BytesIO(packed), buffers=buffers)
+        self._inputs = inputs
         self._large = large
         self._loaded: dict[int, bytes | bytearray] = {}
         self._scattered = scattered
@@ -99,6 +128,8 @@ class _AskedUnpickler(pickle.Unpickler):
         kind, place = pid
         if kind == _SCATTERED:
             return self._scattered(place)
+        if kind == _INPUT:
+            return self._inputs[place]
         if place not in self._loaded:  # one object stays one
             made = bytearray if kind == "bytearray" else bytes
             self._loaded[place] = made(self._large[place])
@@ -120,10 +151,20 @@ class Apart(NamedTuple):
     strings: int = 0
     #: Positions of the scattered objects that it refers to.
     scattered: tuple[int, ...] = ()
+    #: Positions of the inputs that it refers to.
+    inputs: tuple[int, ...] = ()
+
+
+def no_input(value: object) -> int | None:  # noqa: ARG001
+    """Say of no object that it is an input."""
+    return None
 
 
 def pack_apart(
-    value: object, least: int | None, scattered: Mapping[int, int] = _NOTHING
+    value: object,
+    least: int | None,
+    scattered: Mapping[int, int] = _NOTHING,
+    inputs: Positions = no_input,
 ) -> Apart:
     """Pickle any object without its large buffers.
 
@@ -134,24 +175,27 @@ def pack_apart(
         Size in bytes from which a buffer is large; None if none is.
     scattered : mapping, optional
         Positions, by id, of the objects that are to be referred to rather than packed.
+    inputs : callable, optional
+        Returns the position of an object that is the engine's to bring, None for others.
     """
+    most = sys.maxsize if least is None else least
     if not scattered:
-        if least is None:
-            return Apart(pack(value), ())
-        file = io.BytesIO()
-        pickler = _Pickler(file, least)
-        pickler.dump(value)
-        if file.tell() < least:
-            return Apart(file.getvalue(), pickler.found)
-        # What is large in there may be `bytes`, which pickle shows only to who asks.
+        with contextlib.suppress(_InputFound):
+            file = io.BytesIO()
+            pickler = _Pickler(file, most, inputs)
+            pickler.dump(value)
+            if file.tell() < most:
+                return Apart(file.getvalue(), pickler.found)
+            # What is large in there may be `bytes`, which pickle shows to who asks.
     file = io.BytesIO()
-    asked = _AskedPickler(file, sys.maxsize if least is None else least, scattered)
+    asked = _AskedPickler(file, most, scattered, inputs)
     asked.dump(value)
     return Apart(
         file.getvalue(),
         [*asked.large, *asked.found],
         len(asked.large),
-        tuple(sorted(asked.met)),
+        tuple(sorted(asked.scattered)),
+        tuple(sorted(asked.inputs)),
     )
 
 
@@ -160,15 +204,22 @@ def unpack_apart(
     buffers: Sequence[Any],
     strings: int = 0,
     scattered: Callable[[int], object] | None = None,
+    inputs: Mapping[int, object] = _NOTHING,
 ) -> Any:
     """Rebuild what `pack_apart` took apart.
 
     Arrays are made of the buffers without a copy, and are read-only where those are.
-    `scattered` returns the object at a position; needed if the pickle refers to any.
+    `scattered` returns the object at a position, `inputs` has them; needed if the pickle
+    refers to any.
     """
-    if strings or scattered is not None:
-        large, rest = buffers[:strings], buffers[strings:]
-        return _AskedUnpickler(packed, large, rest, scattered or _none_scattered).load()
+    if strings or scattered is not None or inputs:
+        return _AskedUnpickler(
+            packed,
+            buffers[:strings],
+            buffers[strings:],
+            scattered or _none_scattered,
+            inputs,
+        ).load()
     return pickle.loads(packed, buffers=buffers)
 
 

@@ -25,7 +25,14 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from joblib_distributed.data.buffers import PROTOCOL, Apart, pack, pack_apart
+from joblib_distributed.data.buffers import (
+    PROTOCOL,
+    Apart,
+    Positions,
+    no_input,
+    pack,
+    pack_apart,
+)
 from joblib_distributed.data.store import Buffer
 from joblib_distributed.errors import NotATaskError, TaskPackingError
 
@@ -42,8 +49,9 @@ class References(NamedTuple):
     names: tuple[str, ...]
     #: How many of the first are whole ``bytes`` objects.
     strings: int
-    #: Positions of scattered objects.
+    #: Positions of scattered objects, and of inputs.
     scattered: tuple[int, ...]
+    inputs: tuple[int, ...] = ()
 
 
 class Shared(NamedTuple):
@@ -52,12 +60,13 @@ class Shared(NamedTuple):
     buffers: tuple[Buffer, ...] = ()
     strings: int = 0
     scattered: tuple[int, ...] = ()
+    inputs: tuple[int, ...] = ()
 
     @property
     def references(self) -> References:
         """What the worker is told of them."""
         names = tuple(buffer.name for buffer in self.buffers)
-        return References(names, self.strings, self.scattered)
+        return References(names, self.strings, self.scattered, self.inputs)
 
 
 NOTHING_SHARED = Shared()
@@ -128,6 +137,8 @@ class BatchPayload(NamedTuple):
     sharing: Sharing | None = None
     #: Buffers that are sent along, by name, because a host has not got them.
     buffers: dict[str, bytes] = {}  # noqa: RUF012 - never changed
+    #: Inputs that arguments refer to, by position: on the way, a place for each.
+    inputs: dict[int, Any] = {}  # noqa: RUF012 - never changed
 
 
 class CallContext(NamedTuple):
@@ -157,8 +168,23 @@ def pack_invocation(function: Callable[..., Any], *args: Any) -> bytes:
     The engine's scheduler unpickles the function of every task. Given
     ``pickle.loads`` and these bytes it needs nothing of ours, and looks at nothing
     of the user's.
+
+    Whatever `pickle.loads` is given as ``buffers`` takes the places, in their order, of
+    each `place` among the arguments: that is how values come in that the engine brings.
     """
-    return pickle.dumps(_Invocation(function, args), protocol=PROTOCOL)
+    return pickle.dumps(
+        _Invocation(function, args), protocol=PROTOCOL, buffer_callback=_leave_out
+    )
+
+
+def _leave_out(buffer: pickle.PickleBuffer) -> None:
+    """Keep a buffer out of the pickle."""
+
+
+def place() -> pickle.PickleBuffer:
+    """Return what stands for a value that comes with the invocation."""
+    # Writable: of one that is not, pickle would ask for a view.
+    return pickle.PickleBuffer(bytearray(1))
 
 
 #: How many functions of a call `Packer` remembers. Few calls have more than one; a
@@ -192,6 +218,8 @@ class Packer:
         Stores a buffer's bytes and returns it; needed with `least`.
     scatter : sequence, optional
         Objects that are packed once, for all tasks that refer to them.
+    inputs : callable, optional
+        See `pack_apart`.
     """
 
     def __init__(
@@ -199,7 +227,9 @@ class Packer:
         least: int | None = None,
         put: Callable[[memoryview], Buffer] | None = None,
         scatter: Sequence[object] = (),
+        inputs: Positions = no_input,
     ) -> None:
+        self._inputs = inputs
         self._least = least
         self._put = put
         self._scatter = scatter
@@ -241,7 +271,7 @@ class Packer:
         return PackedTask(index, name, key, packed, arguments, shared, function_shared)
 
     def _pack(self, value: object) -> tuple[bytes, Shared]:
-        apart = pack_apart(value, self._least, self._positions)
+        apart = pack_apart(value, self._least, self._positions, self._inputs)
         return apart.packed, self._share(apart)
 
     def _pack_scattered(self, value: object) -> Scattered:
@@ -252,11 +282,11 @@ class Packer:
         return Scattered(apart.packed, self._share(apart))
 
     def _share(self, apart: Apart) -> Shared:
-        if not apart.buffers and not apart.scattered:
+        if not apart.buffers and not apart.scattered and not apart.inputs:
             return NOTHING_SHARED
         assert self._put is not None or not apart.buffers, "nothing is large by default"
         buffers = tuple(self._put(view) for view in apart.buffers) if self._put else ()
-        return Shared(buffers, apart.strings, apart.scattered)
+        return Shared(buffers, apart.strings, apart.scattered, apart.inputs)
 
     def _pack_function(
         self, index: int, name: str, function: Any

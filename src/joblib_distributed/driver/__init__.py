@@ -5,6 +5,7 @@ Layout, top to bottom; each imports only what is below it::
     backend.py      joblib's contract, translated
     running.py      one live call: its threads, carrying out what call.py says
     sending.py      what is sent of a batch, and with it; pure
+    inputs.py       dask futures and collections among the arguments
     traffic.py      how much large data a call shared, and how much of it travelled
     call.py         one call's ledger: events in, instructions out; pure
     batching.py     how many tasks go in the next batch; pure

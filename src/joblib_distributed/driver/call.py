@@ -338,7 +338,7 @@ class Call:
         yield Release([event.key])
         for entry in attempt.entries:
             if entry.delivery.number in self._deliveries:
-                yield self._fail(entry, verdicts.never_ran(entry.task, event.detail))
+                yield self._fail(entry, verdicts.never_ran(entry.task, event))
 
     def _on_looked(self, event: Looked) -> Iterable[Instruction]:
         for key, state in event.states.items():

@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import distributed
@@ -267,8 +267,11 @@ class Cluster:
         batch: BatchPayload,
         options: Options,
         post: Post,
+        inputs: Sequence[Future[Any]] = (),
     ) -> None:
         """Submit an attempt. Exactly one event about its end is posted.
+
+        The values of `inputs` come to the worker in the places of the batch's.
 
         Raises
         ------
@@ -276,6 +279,7 @@ class Cluster:
             If the client is closed.
         """
         payload = pack_invocation(run_batch, *batch)
+        places = {"buffers": list(inputs)} if inputs else {}
         with self._lock:
             if self.closed:
                 raise refusals.closed()
@@ -285,16 +289,29 @@ class Cluster:
                 future = self.client.submit(
                     pickle.loads,
                     payload,
+                    **places,
                     key=key,
                     pure=False,
                     priority=options.priority,
                     **options.constraints(),
                 )
             self._futures[key] = future
-        self.client.loop.add_callback(self._follow, key, future, post, batch.sharing)
+        self.client.loop.add_callback(
+            self._follow, key, future, post, batch.sharing, bool(inputs)
+        )
+
+    def compute(self, collection: Any) -> Future[Any]:
+        """Have the cluster compute a dask collection; its value stays there."""
+        future: Future[Any] = self.client.compute(collection)
+        return future
 
     async def _follow(
-        self, key: str, future: Future[Any], post: Post, sharing: Sharing | None
+        self,
+        key: str,
+        future: Future[Any],
+        post: Post,
+        sharing: Sharing | None,
+        inputs: bool,
     ) -> None:
         """Wait for an attempt's end, whatever it is, and post it."""
         try:
@@ -312,7 +329,8 @@ class Cluster:
             if future.status != "error" and isinstance(error, _CONNECTION_ERRORS):
                 event = AttemptLost(key)
             else:
-                event = AttemptFailed(key, f"{type(error).__name__}: {error}.")
+                of_input = error if inputs else None  # our own function never raises
+                event = AttemptFailed(key, f"{type(error).__name__}: {error}.", of_input)
         if self.closed and not isinstance(event, AttemptFinished):
             event = ClusterFailed(refusals.closed())
         post(event)

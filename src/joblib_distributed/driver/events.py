@@ -56,6 +56,8 @@ class AttemptFailed:
 
     key: str
     detail: str
+    #: The exception of an input that the tasks depend on, if it is that.
+    of_input: BaseException | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,6 +50,7 @@ from joblib_distributed.driver.events import (
     Supplied,
     Supply,
 )
+from joblib_distributed.driver.inputs import Inputs
 from joblib_distributed.driver.joblib_hooks import Callback
 from joblib_distributed.driver.sending import Sender
 from joblib_distributed.driver.supplier import HostSupplied, Place
@@ -132,7 +133,8 @@ class RunningCall:
         self._sharing = sharing
         self._tally = Tally()
         least = None if sharing is None else sharing.least
-        self._packer = Packer(least, self._put, options.scatter)
+        self._inputs = Inputs(cluster.compute)
+        self._packer = Packer(least, self._put, options.scatter, self._inputs.position_of)
         self._ledger = Call(
             self.id, limit, options.retries, options.wait_for_workers_timeout
         )
@@ -236,12 +238,13 @@ class RunningCall:
                 continue
             if event is None:
                 self._jobs.put(None)
-                self._tidy_store()
+                self._tidy()
                 return
             self._handle(event)
             del event  # it holds results
 
-    def _tidy_store(self) -> None:
+    def _tidy(self) -> None:
+        self._inputs.forget()
         if self._sharing is not None:
             store = host_store(self._sharing.temp_folder)
             store.drop_results(self._sharing.owner)
@@ -309,7 +312,8 @@ class RunningCall:
         batch = self._sender.payload(send.tasks, send.with_buffers)
         self._tally.note_sent(sum(map(len, batch.buffers.values())))
         options = self._options.preferring(send.worker)
-        self._cluster.send(send.key, batch, options, self._events.put)
+        inputs = self._inputs.futures(batch.inputs)
+        self._cluster.send(send.key, batch, options, self._events.put, inputs)
 
     def _supply(self, supply: Supply) -> None:
         missing = unpack_missing(supply.missing)

@@ -12,6 +12,7 @@ from joblib_distributed.data.payload import (
     Scattered,
     Shared,
     Sharing,
+    place,
 )
 from joblib_distributed.data.store import Buffer
 
@@ -68,6 +69,7 @@ class Sender:
             {key: (s.packed, s.shared.references) for key, s in scattered.items()},
             self._sharing,
             along,
+            {position: place() for position in sorted(_inputs(references.values()))},
         )
 
     def lacking(
@@ -90,6 +92,10 @@ class Sender:
     def _scattered_of(self, references: Iterable[References]) -> dict[int, Scattered]:
         positions = {p for reference in references for p in reference.scattered}
         return {position: self._scattered[position] for position in positions}
+
+
+def _inputs(references: Iterable[References]) -> set[int]:
+    return {position for reference in references for position in reference.inputs}
 
 
 def _shared(tasks: Iterable[PackedTask]) -> dict[int | bytes, Shared]:

@@ -6,8 +6,9 @@ Pure: makes errors of what the ledger of a call knows.
 from __future__ import annotations
 
 from joblib_distributed.data.payload import PackedTask
-from joblib_distributed.driver.events import Looked
+from joblib_distributed.driver.events import AttemptFailed, Looked
 from joblib_distributed.errors import (
+    InputFailedError,
     JoblibDistributedError,
     NoWorkersError,
     TaskError,
@@ -28,12 +29,21 @@ def worker_died(task: PackedTask, detail: str) -> TaskError:
     )
 
 
-def never_ran(task: PackedTask, detail: str) -> TaskError:
+def never_ran(task: PackedTask, event: AttemptFailed) -> TaskError:
     """Return the error for a task that the engine could not start."""
+    if event.of_input is not None:
+        error = InputFailedError.of(
+            task.index,
+            task.name,
+            f"takes a dask future or collection that has no value: {event.detail} Its "
+            "own computation failed, which is shown above: see there.",
+        )
+        error.__cause__ = event.of_input
+        return error
     return TaskLostError.of(
         task.index,
         task.name,
-        f"could not be started on a worker: {detail} If a module is missing there, "
+        f"could not be started on a worker: {event.detail} If a module is missing there, "
         "install joblib-distributed and joblib in the workers' environment.",
     )
 

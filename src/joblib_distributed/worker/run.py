@@ -158,7 +158,9 @@ class _Bench:
         if not packed:
             packed, *buffers = buffers
         scattered = self.scattered if references.scattered else None
-        return unpack_apart(packed, buffers, references.strings, scattered)
+        return unpack_apart(
+            packed, buffers, references.strings, scattered, self._batch.inputs
+        )
 
 
 def _run_task(
