@@ -44,7 +44,7 @@ def test_sharing() -> None:
     lines = output.splitlines()
     assert [line.partition(":")[0] for line in lines] == [
         "growth of memory, MB", "first call, s", "second call, s",
-        "32 x 8 MB in, s", "32 x 8 MB out, s",
+        "32 x 8 MB in, s", "32 x 8 MB out, s", "second call / first",
     ]  # fmt: skip
     assert all("; ours / loky " in line for line in lines)
 

@@ -16,10 +16,10 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 
-from joblib_distributed.data.buffers import name_of
 from joblib_distributed.data.outcome import Outcome
 from joblib_distributed.data.payload import Sharing
 from joblib_distributed.data.store import HAS_LOCKS, Buffer, Store
+from joblib_distributed.data.watching import names
 from joblib_distributed.data.writing import NoRoomError
 
 
@@ -51,7 +51,7 @@ class HostStore:
 
     def put(self, content: memoryview) -> tuple[Buffer, bool]:
         """Return the buffer with this content, stored if need be, and if it was here."""
-        name = name_of(content)
+        name = names().name_of(content)
         found = self.get(name)
         if found is not None:
             return found, True
