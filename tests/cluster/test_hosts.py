@@ -131,6 +131,42 @@ def test_each_host_receives_data_once(
     assert all(received < 2**20 for received, _ in traffic[1:])
 
 
+def test_scattered_data_is_on_every_host_before_the_first_task(
+    network: tuple[HostCluster, Console],
+) -> None:
+    """The tasks run on one worker alone."""
+    cluster, console = network
+    before = [stored(host) for host in cluster.hosts]
+    names = console.run(
+        "array = numbers(10)\n"
+        "(worker, *_) = client.scheduler_info(n_workers=-1)['workers']\n"
+        "with joblib.parallel_config('dask.distributed', scheduler_host=sys.argv[1],"
+        " scatter=[array], workers=worker):\n"
+        "    result = asked(array, [delayed(total)(array, i) for i in range(4)])"
+    )
+    assert len(names) == 1
+    after = [stored(host) for host in cluster.hosts]
+    assert [a - b for a, b in zip(after, before, strict=True)] == [SIZE] * 3
+
+
+@pytest.mark.parametrize("kind", ["array", "future"])
+def test_dask_data_does_not_pass_through_the_client(
+    network: tuple[HostCluster, Console], kind: str
+) -> None:
+    cluster, console = network
+    with counted(cluster.client) as traffic:
+        console.run(
+            "import dask.array as da\n"
+            f"value = da.ones({SIZE // 8}, chunks={SIZE // 80})\n"
+            f"value = client.compute(value) if {kind == 'future'} else value\n"
+            "with backend():\n"
+            "    found = Parallel()(delayed(total)(value, i) for i in range(4))\n"
+            f"assert {{t for _, t, _ in found}} == {{{SIZE // 8}}}, found\n"
+            "del value"
+        )
+    assert max(traffic[0]) < MORE
+
+
 @pytest.fixture
 def cluster() -> Iterator[HostCluster]:
     """Two hosts of two workers, to be damaged."""

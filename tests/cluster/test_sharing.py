@@ -546,6 +546,7 @@ def test_another_machine_is_sent_scattered_objects(elsewhere: Cluster) -> None:
     assert [total for total, _ in found] == [sum(range(500_000))] * 4
     assert_shared([seen for _, seen in found], array)
     assert elsewhere.arrivals == 2
+    assert traffic_of_last_call().by_driver == traffic_of_last_call().shared
 
 
 def sum_and_look(model: Counted, array: np.ndarray[Any, Any]) -> tuple[int, Seen]:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 
 from joblib_distributed.data.buffers import (
@@ -232,6 +234,47 @@ def test_sparse_matrices(format: str) -> None:
 
 
 # --------------------------------------------------------------------------------- bytes
+def large_arrow(kind: str) -> Any:
+    """A pyarrow object of twice `LEAST` bytes."""
+    array = pa.array(np.arange(ROWS))
+    return {
+        "array": lambda: array,
+        "chunks": lambda: pa.chunked_array([array[: ROWS // 2], array[ROWS // 2 :]]),
+        "batch": lambda: pa.record_batch({"a": array, "b": array}),
+        "table": lambda: pa.table({"a": array, "b": pa.chunked_array([array])}),
+    }[kind]()
+
+
+@pytest.mark.parametrize("kind", ["array", "chunks", "batch", "table"])
+def test_arrow_objects(kind: str) -> None:
+    value = large_arrow(kind)
+    apart = pack_apart(value, LEAST // 2)
+    assert sum(len(view) for view in apart.buffers) >= value.nbytes
+    assert len(apart.packed) < 2000
+    found = brought(apart)
+    assert type(found) is type(value)
+    assert found.equals(value)
+
+
+@pytest.mark.parametrize("kind", ["array", "chunks", "batch", "table"])
+@pytest.mark.parametrize("length", [10, ROWS // 2])
+def test_slices_of_arrow_objects_leave_the_rest_behind(kind: str, length: int) -> None:
+    value = large_arrow(kind).slice(ROWS // 4, length)
+    apart = pack_apart(value, LEAST)
+    sent = len(apart.packed) + sum(len(view) for view in apart.buffers)
+    assert value.nbytes <= sent < value.nbytes + 4000
+    found = brought(apart)
+    assert type(found) is type(value)
+    assert found.equals(value)
+
+
+def test_slices_of_arrow_backed_frames() -> None:
+    frame = pd.DataFrame({"a": pd.array(np.arange(10 * ROWS), "int64[pyarrow]")})[5:25]
+    apart = pack_apart(frame, LEAST)
+    assert sum(len(view) for view in apart.buffers) + len(apart.packed) < 20_000
+    pd.testing.assert_frame_equal(brought(apart), frame)
+
+
 @pytest.mark.parametrize("kind", [bytes, bytearray])
 def test_strings(kind: Callable[[bytes], Any]) -> None:
     value = kind(b"ab" * LEAST)

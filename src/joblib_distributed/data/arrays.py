@@ -1,18 +1,26 @@
-"""Large numpy arrays that numpy itself pickles in-band.
+"""Large arrays that do not pickle as their own memory, and no more.
 
 Pickle protocol 5 hands over the memory of an ordinary array as it is. Of others, numpy
 copies the bytes into the pickle: dates, strided views, memory maps, matrices, records,
 masked arrays. `reduce_array` pickles those as a buffer and what it takes to rebuild
 them.
 
-Imports numpy only where it is in use already.
+A slice of a pyarrow table or array hands over all of the memory that it is a slice of;
+`reduce_arrow` copies what belongs to it.
+
+Imports numpy and pyarrow only where they are in use already.
 """
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import sys
 from typing import Any
+
+#: The share of a pyarrow object's memory, at least, that is handed over as it is. A
+#: guess: a copy costs more than a few bytes more.
+_OWN_SHARE = 0.9
 
 #: Subclasses that are views of an array and nothing more, by name in their module.
 _VIEWS = ("matrix", "recarray")
@@ -69,3 +77,44 @@ def _rebuild(
 def _rebuild_masked(data: Any, mask: Any, fill_value: Any, hard: bool) -> Any:
     numpy = sys.modules["numpy"]
     return numpy.ma.MaskedArray(data, mask, fill_value=fill_value, hard_mask=hard)
+
+
+def reduce_arrow(value: Any, least: int) -> Any:
+    """Return how to pickle a slice of a large pyarrow object without the rest of it.
+
+    Returns
+    -------
+    tuple or NotImplemented
+        As `reduce_array`.
+    """
+    arrow = sys.modules.get("pyarrow")
+    if arrow is None or not isinstance(
+        value, (arrow.Table, arrow.RecordBatch, arrow.ChunkedArray, arrow.Array)
+    ):
+        return NotImplemented
+    held = value.get_total_buffer_size()
+    if held < least or value.nbytes >= _OWN_SHARE * held:
+        return NotImplemented
+    if isinstance(value, arrow.Table):
+        kind, table = "table", value
+    elif isinstance(value, arrow.RecordBatch):
+        kind, table = "batch", arrow.Table.from_batches([value])
+    else:
+        kind = "chunks" if isinstance(value, arrow.ChunkedArray) else "array"
+        table = arrow.table({"": value})
+    sink = arrow.BufferOutputStream()
+    with arrow.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return _rebuild_arrow, (pickle.PickleBuffer(sink.getvalue()), kind)
+
+
+def _rebuild_arrow(buffer: Any, kind: str) -> Any:
+    arrow: Any = importlib.import_module("pyarrow")
+    with arrow.ipc.open_stream(arrow.py_buffer(buffer)) as stream:
+        table = stream.read_all()
+    if kind == "table":
+        return table
+    if kind == "batch":
+        return table.combine_chunks().to_batches()[0]
+    chunks = table.column(0)
+    return chunks if kind == "chunks" else chunks.combine_chunks()

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 import xxhash
 
-from joblib_distributed.data.arrays import reduce_array
+from joblib_distributed.data.arrays import reduce_array, reduce_arrow
 
 #: Pickle protocol of everything we send: the newest that Python 3.10 to 3.13 share.
 PROTOCOL = 5
@@ -68,6 +68,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if self._inputs(value) is not None:
             raise _InputFound
         reduced = reduce_array(value, self._least)
+        if reduced is NotImplemented:
+            reduced = reduce_arrow(value, self._least)
         return super().reducer_override(value) if reduced is NotImplemented else reduced
 
 

@@ -13,6 +13,7 @@ Layout, top to bottom; each imports only what is below it::
     cluster.py      what the driver needs of a distributed.Client; posts events
     supplier.py     brings large buffers to hosts that lack them
     supply.py       which host gets a buffer from whom; pure
+    reach.py        asks single workers, by whichever way they are reached
     embedded.py     the cluster we start when there is none
     turns.py        one suspect at a time on a cluster, whoever's call it is of
     seceding.py     leaving the worker's thread pool while a nested call waits

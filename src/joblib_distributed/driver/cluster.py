@@ -24,10 +24,10 @@ from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
 from joblib_distributed.data.host import take_results
-from joblib_distributed.data.outcome import unpack_report
+from joblib_distributed.data.outcome import unpack_missing, unpack_report
 from joblib_distributed.data.payload import BatchPayload, Sharing, pack_invocation
 from joblib_distributed.data.store import Buffer
-from joblib_distributed.data.transfer import CHUNK_TIMEOUT, Arrival
+from joblib_distributed.data.transfer import Arrival
 from joblib_distributed.driver import embedded, refusals
 from joblib_distributed.driver.events import (
     AttemptFailed,
@@ -38,9 +38,11 @@ from joblib_distributed.driver.events import (
     Event,
     Looked,
 )
+from joblib_distributed.driver.reach import Reach
 from joblib_distributed.driver.supplier import HostSupplied, Place, Supplier
 from joblib_distributed.driver.turns import Turns
 from joblib_distributed.options import Options
+from joblib_distributed.worker.buffers import report_missing
 from joblib_distributed.worker.interrupt import interrupt_call
 from joblib_distributed.worker.probe import describe_worker
 from joblib_distributed.worker.run import run_batch
@@ -52,9 +54,6 @@ ANSWER_TIMEOUT = 10.0
 #: Seconds after which it is looked whether a worker that has not answered is still there.
 #: A guess.
 ANSWER_INTERVAL = 0.5
-
-#: Seconds in which a worker that can be reached without the scheduler answers. A guess.
-DIRECT_TIMEOUT = 3.0
 
 _WITHOUT_ADVICE = functools.partial(
     embedded.settings, {"distributed.admin.large-graph-warning-threshold": "1 PiB"}
@@ -81,8 +80,6 @@ class _Known:
         self.checked: set[str] = set()
         #: Whether a worker's host cannot have a store.
         self.is_elsewhere = False
-        #: Whether workers can be reached without the scheduler, by address.
-        self.is_direct: dict[str, bool] = {}
         #: Made when a host first lacks a buffer.
         self.supplier: Supplier | None = None
         #: For whom it is the turn to run a suspect.
@@ -352,6 +349,12 @@ class Cluster:
         """See `Supplier.supply`; `done` is called on the event loop, exactly once."""
         self.client.loop.add_callback(self._supply, place, buffers, since, done)
 
+    def _supplier(self) -> Supplier:
+        if self._known.supplier is None:
+            reach = Reach(self.client)
+            self._known.supplier = Supplier(reach.ask, reach.is_member)
+        return self._known.supplier
+
     async def _supply(
         self,
         place: Place,
@@ -359,39 +362,31 @@ class Cluster:
         since: int,
         done: Callable[[HostSupplied], None],
     ) -> None:
-        if self._known.supplier is None:
-            self._known.supplier = Supplier(self._ask_for_operation, self._is_member)
         supplied = HostSupplied(Arrival.UNEXPECTED)
         try:
-            supplied = await self._known.supplier.supply(place, buffers, since)
+            supplied = await self._supplier().supply(place, buffers, since)
         finally:
             done(supplied)
 
-    async def _ask_for_operation(
-        self, address: str, operation: str, **message: Any
-    ) -> Any:
-        if await self._reaches(address):
-            asked = getattr(self.client.rpc(address), operation)(**message)
-        else:
-            asked = self.client.scheduler.proxy(
-                msg={"op": operation, **message}, worker=address
-            )
-        return await asyncio.wait_for(asked, CHUNK_TIMEOUT)
+    def spread(self, buffers: Mapping[str, Buffer], sharing: Sharing) -> HostSupplied:
+        """Bring buffers to every host that lacks them, and wait for it.
 
-    async def _is_member(self, address: str) -> bool:
-        return bool(await self.client.scheduler.ncores(workers=[address]))
+        What cannot be brought now is when a task finds it missing.
+        """
+        spreading = asyncio.run_coroutine_threadsafe(
+            self._spread(buffers, sharing), self.client.loop.asyncio_loop
+        )
+        return spreading.result()
 
-    async def _reaches(self, address: str) -> bool:
-        """Whether a worker answers without the scheduler."""
-        is_direct = self._known.is_direct
-        if address not in is_direct:
-            try:
-                asked = self.client.rpc(address).identity()
-                await asyncio.wait_for(asked, DIRECT_TIMEOUT)
-                is_direct[address] = True
-            except (OSError, asyncio.TimeoutError):
-                is_direct[address] = False
-        return is_direct[address]
+    async def _spread(
+        self, buffers: Mapping[str, Buffer], sharing: Sharing
+    ) -> HostSupplied:
+        said = self.client.run(report_missing, tuple(buffers), sharing, on_error="ignore")
+        with contextlib.suppress(asyncio.TimeoutError, OSError, RuntimeError):
+            answers = await asyncio.wait_for(said, ANSWER_TIMEOUT)
+            missing = map(unpack_missing, answers.values())
+            return await self._supplier().spread(missing, buffers, sharing.temp_folder)
+        return HostSupplied()
 
     def report_closed(self, post: Post) -> None:
         """Post the end of the cluster, which is noticed when nothing else is heard."""

@@ -183,6 +183,11 @@ class RunningCall:
     def dispatch(self, tasks: Sequence[PackedTask], callback: Callback) -> None:
         """Send tasks whose results joblib wants together."""
         number = next(self._numbers)
+        if number == 0 and self._sharing is not None:
+            scattered = self._sender.scattered()
+            if scattered:
+                spread = self._cluster.spread(scattered, self._sharing)
+                self._tally.note_sent(spread.by_driver, spread.by_hosts)
         self._callbacks[number] = self._any_callback = callback
         self._start()
         self._events.put(Dispatched(number, tasks))

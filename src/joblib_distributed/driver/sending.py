@@ -89,6 +89,10 @@ class Sender:
         shared += [s.shared for s in scattered.values()]
         return {buffer.name: buffer for one in shared for buffer in one.buffers}
 
+    def scattered(self) -> dict[str, Buffer]:
+        """Return the buffers of all scattered objects, by name."""
+        return {b.name: b for one in self._scattered for b in one.shared.buffers}
+
     def _scattered_of(self, references: Iterable[References]) -> dict[int, Scattered]:
         positions = {p for reference in references for p in reference.scattered}
         return {position: self._scattered[position] for position in positions}

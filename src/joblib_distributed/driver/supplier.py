@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from distributed.protocol import to_serialize
 
 from joblib_distributed.data.buffers import size_of
+from joblib_distributed.data.outcome import Missing
 from joblib_distributed.data.store import Buffer
 from joblib_distributed.data.transfer import Arrival, pieces
 from joblib_distributed.driver.supply import DRIVER, Directory, Transfer
@@ -110,14 +111,31 @@ class Supplier:
             mine.append(self._waiting[key])
         self._start()
         # Nobody else is to wait in vain if whoever waits here is cancelled.
-        ended = await asyncio.shield(asyncio.gather(*mine))
-        joined = await asyncio.shield(asyncio.gather(*others))
-        failed = (s.arrival for s in (*ended, *joined) if s.arrival is not Arrival.WHOLE)
-        return HostSupplied(
-            next(failed, Arrival.WHOLE),
-            sum(supplied.by_driver for supplied in ended),
-            sum(supplied.by_hosts for supplied in ended),
+        ended = _together(await asyncio.shield(asyncio.gather(*mine)))
+        joined = _together(await asyncio.shield(asyncio.gather(*others)))
+        if ended.arrival is Arrival.WHOLE:
+            return ended._replace(arrival=joined.arrival)
+        return ended
+
+    async def spread(
+        self,
+        missing: Iterable[Missing],
+        buffers: Mapping[str, Buffer],
+        temp_folder: str | None,
+    ) -> HostSupplied:
+        """Bring buffers to all hosts, given what workers say that theirs lack."""
+        lacking = {one.host: one for one in missing if one.host and one.names}
+        supplied = await asyncio.gather(
+            *(
+                self.supply(
+                    Place(host, one.address, temp_folder),
+                    {name: buffers[name] for name in one.names},
+                    self.arrivals,
+                )
+                for host, one in lacking.items()
+            )
         )
+        return _together(supplied)
 
     def _start(self) -> None:
         for transfer in self._directory.start():
@@ -213,6 +231,16 @@ class Supplier:
             return Arrival(arrival)
 
         return take
+
+
+def _together(supplied: Iterable[HostSupplied]) -> HostSupplied:
+    listed = list(supplied)
+    failed = (one.arrival for one in listed if one.arrival is not Arrival.WHOLE)
+    return HostSupplied(
+        next(failed, Arrival.WHOLE),
+        sum(one.by_driver for one in listed),
+        sum(one.by_hosts for one in listed),
+    )
 
 
 async def _all_or_none(lanes: list[Any]) -> list[Arrival]:

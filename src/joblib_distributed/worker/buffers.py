@@ -80,10 +80,15 @@ def current_worker() -> Worker | None:
         return None
 
 
-def report_missing(names: Iterable[str], sharing: Sharing) -> Outcome:
-    """Say which of these buffers this host has not got, ready to be given them."""
+def report_missing(
+    names: Iterable[str], sharing: Sharing, dask_worker: Worker | None = None
+) -> Outcome:
+    """Say which of these buffers this host has not got, ready to be given them.
+
+    Outside of tasks the engine fills in `dask_worker`, for its name.
+    """
     store = host_store(sharing.temp_folder)
-    worker = current_worker()
+    worker = dask_worker or current_worker()
     if worker is not None:
         serve(worker)
     with shielded():
