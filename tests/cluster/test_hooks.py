@@ -6,21 +6,28 @@ to look. The hooks are listed in docs/architecture.md.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import multiprocessing
+import pickle
 import sys
+import threading
 import time
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import dask
 import pytest
 from distributed import Client, LocalCluster, Nanny
+from distributed.protocol import to_serialize
 from distributed.scheduler import KilledWorker
+from distributed.utils import offload
 from joblib import Parallel, delayed
 from joblib.parallel import BatchCompletionCallBack, BatchedCalls
 
 from joblib_distributed.driver import embedded, joblib_hooks, sources
 from support.tasks import in_thread
+from support.waiting import wait_until
 
 
 def because(hook: str, why: str) -> str:
@@ -217,3 +224,225 @@ def test_a_thread_that_imports_is_seen(
         )
     finally:
         sys.modules.pop("imports_itself", None)
+
+
+# ------------------------------------------------------------- operations of our own
+#: Name of an operation that no release knows.
+ECHO = "joblib_distributed_test_echo"
+
+
+async def echo(chunk: Any) -> Any:
+    return to_serialize(memoryview(chunk))
+
+
+def add_echo(dask_worker: Any) -> None:
+    dask_worker.handlers[ECHO] = echo
+
+
+async def ask_for_echo(address: str, chunk: bytes, dask_worker: Any) -> bytes:
+    answer = await getattr(dask_worker.rpc(address), ECHO)(chunk=chunk)
+    return bytes(answer)
+
+
+@pytest.fixture
+def echoing(own_client: Client) -> tuple[str, str]:
+    """Addresses of two workers, the first of which knows an operation more."""
+    knows, other = own_client.nthreads()
+    own_client.run(add_echo, workers=[knows])
+    return knows, other
+
+
+def ask(client: Client, address: str, operation: str, **message: Any) -> Any:
+    async def answer() -> Any:
+        return await getattr(client.rpc(address), operation)(**message)
+
+    return client.sync(answer)
+
+
+#: Every byte, and no multiple of anything.
+CHUNK = bytes(range(256)) * 5000 + b"end"
+
+
+def test_an_operation_that_is_added_is_answered(
+    own_client: Client, echoing: tuple[str, str]
+) -> None:
+    answer = ask(own_client, echoing[0], ECHO, chunk=to_serialize(memoryview(CHUNK)))
+    assert bytes(answer) == CHUNK, because(
+        "Worker.handlers, or Client.rpc", "worker.supplies.serve, Cluster._reaches"
+    )
+
+
+def test_an_operation_that_is_not_known_gives_nothing(
+    own_client: Client, echoing: tuple[str, str]
+) -> None:
+    assert ask(own_client, echoing[1], ECHO, chunk=b"") is None, because(
+        "Worker.handlers", "driver.supplier.Supplier._taker"
+    )
+
+
+def test_a_worker_asks_another_one(own_client: Client, echoing: tuple[str, str]) -> None:
+    knows, other = echoing
+    answers = own_client.run(ask_for_echo, knows, CHUNK, workers=[other])
+    assert answers == {other: CHUNK}, because(
+        "Worker.rpc", "worker.supplies.Supplies._ask_for"
+    )
+
+
+def test_the_scheduler_relays_an_operation(
+    own_client: Client, echoing: tuple[str, str]
+) -> None:
+    async def relayed(worker: str) -> Any:
+        message = {"op": ECHO, "chunk": to_serialize(memoryview(CHUNK))}
+        return await own_client.scheduler.proxy(msg=message, worker=worker)
+
+    assert bytes(own_client.sync(relayed, echoing[0])) == CHUNK, because(
+        "the scheduler's operation proxy", "Cluster._ask_for_operation"
+    )
+
+
+def test_the_scheduler_tells_who_is_a_member(own_client: Client) -> None:
+    member, _ = own_client.nthreads()
+
+    async def threads(*workers: str) -> Any:
+        return await own_client.scheduler.ncores(workers=list(workers))
+
+    assert [
+        own_client.sync(threads, member, "tcp://127.0.0.1:1"),
+        own_client.sync(threads, "tcp://127.0.0.1:1"),
+    ] == [{member: 1}, {}], because(
+        "the scheduler's operation ncores", "Cluster._is_member"
+    )
+
+
+def test_files_are_touched_on_another_thread() -> None:
+    async def threads() -> list[int]:
+        return [await offload(threading.get_ident), await offload(threading.get_ident)]
+
+    first, second = asyncio.run(threads())
+    assert (first != threading.get_ident(), first == second) == (True, True), because(
+        "distributed.utils.offload", "worker.supplies"
+    )
+
+
+# ------------------------------------------------------------ measuring a worker's memory
+LIMIT = 10**9
+
+
+@pytest.fixture
+def limited_cluster() -> Iterator[LocalCluster]:
+    """A cluster of one process with a limit on its memory."""
+    with (
+        dask.config.set({"distributed.worker.memory.monitor-interval": "20ms"}),
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            worker_class=embedded._LokyNanny,
+            host="127.0.0.1",
+            dashboard_address=None,
+            memory_limit=LIMIT,
+        ) as cluster,
+    ):
+        yield cluster
+
+
+@pytest.fixture
+def limited_client(limited_cluster: LocalCluster) -> Iterator[Client]:
+    with Client(limited_cluster, set_as_default=False) as client:
+        yield client
+
+
+async def status_with(memory: int, dask_worker: Any) -> str:
+    """Have a worker's memory manager look, and be told so many bytes."""
+    dask_worker.monitor.get_process_memory = lambda: memory
+    await dask_worker.memory_manager.memory_monitor(dask_worker)
+    return str(dask_worker.status.name)
+
+
+def test_a_worker_is_measured_by_its_monitor(limited_client: Client) -> None:
+    found = [
+        *limited_client.run(status_with, LIMIT - 1).values(),
+        *limited_client.run(status_with, 0).values(),
+    ]
+    assert found == ["paused", "running"], because(
+        "SystemMonitor.get_process_memory", "worker.accounting.account_for_mappings"
+    )
+
+
+def test_a_worker_knows_its_limit_and_its_nanny(
+    limited_cluster: LocalCluster, limited_client: Client
+) -> None:
+    def ask_worker(dask_worker: Any) -> tuple[int | None, str | None]:
+        return dask_worker.memory_manager.memory_limit, dask_worker.nanny
+
+    (nanny,) = limited_cluster.workers.values()
+    (found,) = limited_client.run(ask_worker).values()
+    assert found == (LIMIT, nanny.address), because(
+        "Worker.memory_manager.memory_limit, or Worker.nanny",
+        "worker.accounting.account_for_mappings",
+    )
+
+
+def name_of_server(dask_worker: Any) -> str:
+    return type(dask_worker).__name__
+
+
+async def run_on_nanny(
+    function: Callable[..., Any], dask_worker: Any
+) -> tuple[str, object]:
+    async with dask_worker.rpc(dask_worker.nanny) as nanny:
+        answer = await nanny.run(function=pickle.dumps(function))
+    return answer["status"], answer["result"]
+
+
+def test_a_nanny_runs_what_its_worker_asks_for(limited_client: Client) -> None:
+    (found,) = limited_client.run(run_on_nanny, name_of_server).values()
+    assert found == ("OK", embedded._LokyNanny.__name__), because(
+        "the nanny's operation run", "worker.accounting._tell_nanny"
+    )
+
+
+def test_a_nannys_memory_monitor_can_be_replaced(
+    limited_cluster: LocalCluster, limited_client: Client
+) -> None:
+    (nanny,) = limited_cluster.workers.values()
+    why = because(
+        "Nanny.periodic_callbacks['memory_monitor']", "worker.accounting.account_in_nanny"
+    )
+    callback = nanny.periodic_callbacks.get("memory_monitor")
+    assert callable(getattr(callback, "callback", None)), why
+    assert isinstance(nanny.memory_manager.memory_terminate_fraction, float), why
+    assert nanny.memory_manager.memory_limit == LIMIT, why
+    (pid,) = limited_client.run(process_of).values()
+    assert nanny.process.process.pid == pid, why
+    looked = threading.Event()
+    callback.callback = looked.set
+    assert looked.wait(30), why
+
+
+def process_of(dask_worker: Any) -> int:
+    return int(dask_worker.monitor.proc.pid)
+
+
+# ----------------------------------------------------------------- workers that are gone
+def test_a_task_of_a_worker_that_is_gone_waits_though_others_may_run_it(
+    own_cluster: LocalCluster, own_client: Client
+) -> None:
+    gone, _ = own_client.nthreads()
+    restrictions = {"workers": [gone], "allow_other_workers": True}
+    own_cluster.scale(0)
+    wait_until(lambda: not own_client.nthreads(), 30, lambda: "the workers remain")
+
+    def state(key: str) -> str:
+        states = own_client.sync(own_client.scheduler.get_task_status, keys=[key])
+        return cast("str", states[key])
+
+    left = own_client.submit(abs, -1, **restrictions)
+    wait_until(lambda: state(left.key) == "no-worker", 30, lambda: state(left.key))
+    own_cluster.scale(1)
+    own_client.wait_for_workers(1, timeout=30)
+    fresh = own_client.submit(abs, -2, **restrictions)
+    assert fresh.result(timeout=30) == 2, because("allow_other_workers", "driver.call")
+    assert state(left.key) == "no-worker", (
+        "the scheduler now gives such a task to any worker that joins: `renewed` in "
+        "driver.call can go, and its row of the table of hooks in docs/architecture.md"
+    )

@@ -464,6 +464,17 @@ def test_a_host_store_takes_what_another_one_put(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_two_names_of_a_folder_are_one_store(tmp_path: Path) -> None:
+    (tmp_path / "parent").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "parent")
+    stores = HostStore([str(tmp_path / "parent"), str(tmp_path / "link")])
+    assert len(stores.stores) == 1
+    stores.want_results()
+    assert stores.take_result(stores.put_result(stores.owner, memoryview(b"x"))) == b"x"
+    stores.close()
+    assert list((tmp_path / "parent").iterdir()) == []
+
+
 # --------------------------------------------------------------------- entering, leaving
 def test_the_last_one_out_removes_the_folder(tmp_path: Path) -> None:
     first, second = Store(tmp_path), Store(tmp_path)

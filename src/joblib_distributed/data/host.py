@@ -37,9 +37,14 @@ class HostStore:
         refused: list[str] = []
         for parent in parents:
             try:
-                self.stores.append(Store(parent))
+                store = Store(parent)
             except OSError as error:
                 refused.append(f"{parent}: {error}")
+                continue
+            if any(store.identity == other.identity for other in self.stores):
+                store.close()  # two names of one folder
+            else:
+                self.stores.append(store)
         if refused and HAS_LOCKS:
             _warn_once(f"a folder was not used ({'; '.join(refused)})")
         #: Which other processes see the same copies; empty if none do.

@@ -33,6 +33,8 @@ from joblib_distributed.driver.sources import (
 )
 from joblib_distributed.driver.traffic import Traffic, note_end
 from joblib_distributed.options import Memory, Options
+from joblib_distributed.worker.accounting import account_for_mappings
+from joblib_distributed.worker.buffers import current_worker
 
 #: What joblib passes to `configure` besides the options of this backend.
 _JOBLIB_KEYWORDS = frozenset(
@@ -238,6 +240,9 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         least = self._memory.max_nbytes
         if least is None or cluster.is_elsewhere:
             return None
+        worker = current_worker()
+        if worker is not None:  # a nested call: what it shares is mapped here, too
+            account_for_mappings(worker)
         store = host_store(self._memory.temp_folder)
         if not store.identity:
             return None

@@ -11,6 +11,7 @@ import functools
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -161,7 +162,18 @@ def _can_start_processes() -> bool:
 
     # Worker processes of dask and of multiprocessing's pools are daemons, which may not
     # have children; there the embedded cluster is made of threads.
-    return not multiprocessing.current_process().daemon
+    if multiprocessing.current_process().daemon:
+        return False
+    try:
+        multiprocessing.Lock()  # a semaphore, which Linux keeps in /dev/shm
+    except (OSError, ImportError) as error:
+        warnings.warn(
+            f"No processes can be started here: {error!r}. Tasks run in threads of this "
+            "process. Make /dev/shm writable to have a process for each core.",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def close_all() -> None:

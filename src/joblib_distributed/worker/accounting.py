@@ -16,6 +16,7 @@ import concurrent.futures
 import mmap
 import os
 import pickle
+import threading
 import weakref
 from typing import Any
 
@@ -25,6 +26,7 @@ from distributed import Worker
 #: little else than answer.
 NANNY_TIMEOUT = 5.0
 
+_lock = threading.Lock()
 _accounted: weakref.WeakSet[Worker] = weakref.WeakSet()
 
 
@@ -33,14 +35,20 @@ def account_for_mappings(worker: Worker) -> None:
 
     Called in a task's thread, before it maps any.
     """
-    if worker in _accounted:
-        return
-    _accounted.add(worker)
+    with _lock:  # nobody maps before the nanny is told
+        if worker not in _accounted:
+            _account(worker)
+            _accounted.add(worker)
+
+
+def _account(worker: Worker) -> None:
     limit = getattr(getattr(worker, "memory_manager", None), "memory_limit", None)
+    monitor = getattr(worker, "monitor", None)
     if not limit or not os.path.exists("/proc/self/statm"):
         return
-    worker.monitor.get_process_memory = own_memory
-    if worker.nanny is None:
+    if hasattr(monitor, "get_process_memory"):
+        monitor.get_process_memory = own_memory
+    if getattr(worker, "nanny", None) is None:
         return
     told = asyncio.run_coroutine_threadsafe(_tell_nanny(worker), worker.loop.asyncio_loop)
     concurrent.futures.wait([told], NANNY_TIMEOUT)
