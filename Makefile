@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint conformance soak bounds nested sharing clean
+.PHONY: demo test lint conformance soak bounds nested sharing hosts store clean
 
 demo: $(VENV)/demo-installed
 	$(BIN)/python examples/randomized_search.py --compare
@@ -35,6 +35,14 @@ nested: $(VENV)/test-installed
 # Large data: memory and speed, beside loky and the backend that joblib bundles.
 sharing: $(VENV)/test-installed
 	$(BIN)/python tools/sharing.py
+
+# The same on several hosts, made of network namespaces: needs root and iproute2.
+hosts: $(VENV)/test-installed
+	$(BIN)/python tools/hosts.py
+
+# Calls with random data, some of whose workers are killed: is the store tidy after?
+store: $(VENV)/test-installed
+	$(BIN)/python tools/store.py
 
 # The suite on the oldest releases that pyproject.toml admits.
 bounds:

@@ -43,7 +43,7 @@ def account_for_mappings(worker: Worker) -> None:
 
 def _account(worker: Worker) -> None:
     limit = getattr(getattr(worker, "memory_manager", None), "memory_limit", None)
-    monitor = getattr(worker, "monitor", None)
+    monitor: Any = getattr(worker, "monitor", None)
     if not limit or not os.path.exists("/proc/self/statm"):
         return
     if hasattr(monitor, "get_process_memory"):
