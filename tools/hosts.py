@@ -113,11 +113,17 @@ def peaks_during(
     return given, [m - b for m, b in zip(most, before, strict=True)]
 
 
-def measure(bundled: bool, confined: bool, shape: str, megabytes: int) -> list[float]:
+def measure(
+    bundled: bool, confined: bool, shape: str, megabytes: int, size: tuple[int, int]
+) -> list[float]:
     """Return a row of the table: of the first call, then of the second."""
-    with HostCluster(3, 4, confined=confined) as cluster:
+    hosts, workers = size
+    with HostCluster(hosts, workers, confined=confined) as cluster:
         console = Console(cluster)
-        console.run(SETUP.format(bundled=bundled, megabytes=megabytes, workers=12))
+        setup = SETUP.format(
+            bundled=bundled, megabytes=megabytes, workers=hosts * workers
+        )
+        console.run(setup)
         row: list[float] = []
         for _ in range(2):
             measures: list[Callable[[], float]] = [
@@ -142,6 +148,8 @@ def main() -> int:
     parser.add_argument("--megabytes", type=int, default=200)
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
     parser.add_argument("--bundled", nargs="*", default=["array"], choices=SHAPES)
+    parser.add_argument("--size", nargs=2, type=int, default=[3, 4])
+    parser.add_argument("--reach", nargs="+", default=["open", "confined"])
     given = parser.parse_args()
     reason = obstacle()
     if reason:
@@ -152,14 +160,14 @@ def main() -> int:
     )
     rows: list[tuple[bool, bool, str]] = [
         (bundled, confined, shape)
-        for confined in (False, True)
+        for confined in (reach == "confined" for reach in given.reach)
         for shape in given.shapes
         for bundled in (False, True)
         if not bundled or (shape in given.bundled)
     ]
     for bundled, confined, shape in rows:
         start = time.perf_counter()
-        figures = measure(bundled, confined, shape, given.megabytes)
+        figures = measure(bundled, confined, shape, given.megabytes, tuple(given.size))
         name = "bundled" if bundled else "ours"
         print(
             f"{name:8}{'confined' if confined else 'open':9}{shape:7}",

@@ -138,12 +138,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--what", nargs="+", default=["memory", "speed"])
     parser.add_argument("--one", nargs=2, help="what one of the processes does")
     given = parser.parse_args()
     if given.one:
         print(json.dumps(run_one(*given.one, given.megabytes)))
         return 0
-    for what in ("memory", "speed"):
+    for what in given.what:
         results: dict[str, list[dict[str, float]]] = {name: [] for name in BACKENDS}
         for _ in range(given.rounds):  # interleaved
             for backend in BACKENDS:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from support.network import obstacle
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -26,7 +28,7 @@ def run(*command: str, timeout: float) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_soak() -> None:
-    output = run("tools/soak.py", "--seconds", "12", timeout=110)
+    output = run("tools/soak.py", "--seconds", "8", timeout=110)
     assert "wrong or failed: none; hung: none" in output
 
 
@@ -40,13 +42,34 @@ def test_nested_searches() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_sharing() -> None:
-    output = run("tools/sharing.py", "--megabytes", "8", "--rounds", "1", timeout=110)
-    lines = output.splitlines()
+    short = ("--megabytes", "8", "--rounds", "1", "--what", "speed")
+    lines = run("tools/sharing.py", *short, timeout=110).splitlines()
     assert [line.partition(":")[0] for line in lines] == [
-        "growth of memory, MB", "first call, s", "second call, s",
+        "first call, s", "second call, s",
         "32 x 8 MB in, s", "32 x 8 MB out, s", "second call / first",
     ]  # fmt: skip
     assert all("; ours / loky " in line for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.skipif(bool(obstacle()), reason=obstacle())
+def test_hosts() -> None:
+    short = ("--megabytes", "8", "--shapes", "array", "--bundled", "--reach", "open")
+    output = run("tools/hosts.py", *short, "--size", "2", "1", timeout=110)
+    head, row = output.splitlines()
+    assert head.startswith("MB: sent by the client")
+    assert row.startswith("ours    open     array ")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.skipif(bool(obstacle()), reason=obstacle())
+def test_store() -> None:
+    output = run("tools/store.py", "--calls", "15", timeout=110)
+    assert "15 calls, all results right" in output
+    assert "under its cap: True" in output
+    assert "left on the host: nothing else" in output
 
 
 @pytest.mark.slow

@@ -140,13 +140,16 @@ class CommandLineCluster:
         return process
 
     def close(self) -> None:
-        for process in reversed(self.processes):
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in reversed(self.processes):
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(15)
+        # The scheduler last: workers that say goodbye to one that ends wait 8 s for it.
+        scheduler, *workers = self.processes or [None]
+        for some in (workers, [scheduler] if scheduler else []):
+            for process in some:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+            for process in some:
+                try:
+                    process.wait(15)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait(15)
         self._folder.cleanup()

@@ -86,8 +86,7 @@ class Supplies:
         """
         if start == 0:
             try:
-                store = host_store(temp_folder)
-                incoming = await offload(lambda: Incoming(store, name))
+                incoming = await offload(lambda: Incoming(host_store(temp_folder), name))
             except NoRoomError:
                 return Arrival.NO_ROOM.value
             self._incoming[transfer] = incoming
