@@ -56,7 +56,7 @@ def test_sharing() -> None:
 @pytest.mark.skipif(bool(obstacle()), reason=obstacle())
 def test_hosts() -> None:
     short = ("--megabytes", "8", "--shapes", "array", "--bundled", "--reach", "open")
-    output = run("tools/hosts.py", *short, "--size", "2", "1", timeout=110)
+    output = run("tools/hosts.py", *short, "--size", "2", "2", timeout=110)
     head, row = output.splitlines()
     assert head.startswith("MB: sent by the client")
     assert row.startswith("ours    open     array ")
