@@ -55,10 +55,6 @@ def total_when(value, number, folder):
             time.sleep(0.01)
     return total(value, number)
 
-def frame_of(array):
-    import pandas as pd
-    return pd.DataFrame({{"a": array}})
-
 def numbers(seed):
     return np.random.default_rng(seed).integers(0, 100, {SIZE // 8}).astype(float)
 
@@ -79,7 +75,6 @@ SHAPES = {
     "array": "[delayed(total)(array, i) for i in range(24)]",
     "nested": "[delayed(total_inside)(({'array': array}, 1), i) for i in range(24)]",
     "method": "[delayed(Model(array).total)(i) for i in range(24)]",
-    "frame": "[delayed(total)(frame_of(array), i) for i in range(24)]",
 }
 
 

@@ -23,27 +23,29 @@ FOLDER = f"/dev/shm/joblib-distributed-{os.getuid()}"
 #: What a process finds, as commands that are run before it in a mount namespace.
 SHM = {
     "small": "true",
-    "full": "head -c 60M /dev/zero > /dev/shm/somebodys",
+    "full": "head -c 15M /dev/zero > /dev/shm/somebodys",
     "read-only": "mount -o remount,ro /dev/shm",
     "of another": f"mkdir -m 700 {FOLDER}; chown 65534 {FOLDER}",
     "link": f"mkdir -m 700 /dev/shm/target; ln -s /dev/shm/target {FOLDER}",
-    "nowhere": "head -c 60M /dev/zero > /dev/shm/somebodys; export TMPDIR=/dev/shm",
+    "nowhere": "head -c 15M /dev/zero > /dev/shm/somebodys; export TMPDIR=/dev/shm",
 }
 
-#: Calls with more data than 64 MB in all, and in one case in one array.
+#: Calls with more data than fits in all, and in the last case in one array.
 SCRIPT = """
 import os, sys, tempfile, warnings
 import numpy as np
 import joblib, joblib_distributed
 from joblib import Parallel, delayed
 
+size = int(sys.argv[1])
+
 def total(array):
-    return float(array.sum()), array[:2_000_000] + 1
+    return float(array.sum()), array[:500_000] + 1
 
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     with joblib.parallel_config(backend="dask.distributed", n_workers=2):
-        for megabytes in (16, 24, 100):
+        for megabytes in (size // 4, size // 3, 3 * size // 2):
             arrays = [np.full(megabytes * 125_000, i, dtype=float) for i in range(4)]
             found = Parallel()(delayed(total)(array) for array in arrays)
             for i, (sum_, part) in enumerate(found):
@@ -58,12 +60,13 @@ print("right", *said, sep="\\n")
 
 @pytest.mark.parametrize("kind", SHM)
 def test_whatever_shared_memory_is_like(kind: str, tmp_path: Path) -> None:
-    mount = "mount --make-rprivate / && mount -t tmpfs -o size=64m tmpfs /dev/shm"
+    size = 64 if kind == "small" else 16
+    mount = f"mount --make-rprivate / && mount -t tmpfs -o size={size}m tmpfs /dev/shm"
     done = subprocess.run(
         [
             *("unshare", "--mount", "sh", "-c"),
-            f'{mount} || exit 77; {SHM[kind]}; exec "$0" -c "$1"',
-            *(sys.executable, SCRIPT),
+            f'{mount} || exit 77; {SHM[kind]}; exec "$0" -c "$1" "$2"',
+            *(sys.executable, SCRIPT, str(size)),
         ],
         env={**os.environ, "TMPDIR": str(tmp_path)},
         capture_output=True,

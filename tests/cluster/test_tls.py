@@ -116,7 +116,7 @@ def test_small_tasks(encrypted: Cluster) -> None:
 
 
 def test_large_data_is_brought_to_the_workers_store(encrypted: Cluster) -> None:
-    array = numbers(0)
+    array = numbers(1000)  # which this process's store has not seen
     expected = [(float(array.sum()) + i, False) for i in range(8)]
     for traffic in (
         Traffic(array.nbytes, by_driver=array.nbytes),

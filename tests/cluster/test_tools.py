@@ -28,7 +28,7 @@ def run(*command: str, timeout: float) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_soak() -> None:
-    output = run("tools/soak.py", "--seconds", "8", timeout=110)
+    output = run("tools/soak.py", "--seconds", "5", timeout=110)
     assert "wrong or failed: none; hung: none" in output
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from joblib_distributed.data import host
+from joblib_distributed.data import store as store_module
 from joblib_distributed.data.buffers import name_of, size_of
 from joblib_distributed.data.folders import StoreError
 from joblib_distributed.data.host import HostStore
@@ -416,6 +418,71 @@ def test_a_result_is_taken_once_and_writable(open_store: Callable[..., Store]) -
         os.close(owning)
 
 
+def test_a_result_is_read_where_no_more_files_can_be_mapped(
+    open_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> memoryview:
+        raise OSError(24, "Too many open files")
+
+    current = open_store()
+    result = current.put_result("me", memoryview(b"result"))
+    monkeypatch.setattr(store_module, "map_file", refuse)
+    view = current.take(result)
+    assert view is not None
+    view[:1] = b"R"
+    assert bytes(view) == b"Result"
+    assert files(current) == set()
+
+
+def test_a_store_whose_folder_was_removed_has_no_room(
+    open_store: Callable[..., Store],
+) -> None:
+    current = open_store()
+    put(current, b"content")
+    shutil.rmtree(current.folder)
+    current.trim()
+    current.drop_results("me")
+    with pytest.raises(NoRoomError):
+        put(current, b"other")
+    with pytest.raises(NoRoomError):
+        current.put_result("me", memoryview(b"result"))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_forked_while_a_result_is_written_keeps_nobody_waiting(
+    tmp_path: Path,
+) -> None:
+    """It has the descriptor; a lock that it kept would never end."""
+    script = (
+        "import os, signal, sys\n"
+        "from joblib_distributed.data.store import Store\n"
+        "from joblib_distributed.data.writing import Part\n"
+        "store = Store(sys.argv[1])\n"
+        "write = Part.write\n"
+        "def fork(self, content, start=0):\n"
+        "    write(self, content, start)\n"
+        "    self.child = os.fork()\n"
+        "    if not self.child:\n"
+        "        signal.pause()\n"
+        "    children.append(self.child)\n"
+        "children = []\n"
+        "Part.write = fork\n"
+        "result = store.put_result('me', memoryview(b'result'))\n"
+        "signal.alarm(10)\n"
+        "print(bytes(store.take(result)))\n"
+        "os.kill(children[0], signal.SIGKILL)\n"
+        "os.waitpid(children[0], 0)\n"
+        "store.close()\n"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+    assert (out.stdout, out.stderr) == ("b'result'\n", "")
+
+
 def test_equal_results_are_two(open_store: Callable[..., Store]) -> None:
     store = open_store()
     names = {store.put_result("me", memoryview(b"result")) for _ in range(2)}
@@ -667,11 +734,9 @@ def test_what_does_not_fit_goes_to_the_next_store(small: Path, tmp_path: Path) -
         found = stores.get(buffer.name)
         assert found is buffer
         assert bytes(buffer.view) == half(i)
-    result = stores.put_result(stores.owner, memoryview(half(9)))
-    assert result in files(second)
-    taken = stores.take_result(result)
-    assert taken is not None
-    assert bytes(taken) == half(9)
+    # Who is to take a result may not see the second one.
+    with pytest.raises(NoRoomError):
+        stores.put_result(stores.owner, memoryview(half(9)))
     stores.close()
 
 
@@ -691,6 +756,7 @@ def test_what_fits_nowhere_is_private_and_said_once(
     ]
     assert [bytes(b.view) for b in private] == [half(1), half(2)]
     assert [b.store for b in private] == [None, None]
+    assert stores.put(memoryview(half(1))) == (private[0], True)
     assert all(b.view.readonly for b in private)
     assert stores.get(private[0].name) is None
     with pytest.raises(NoRoomError):

@@ -98,12 +98,14 @@ class Hosts:
         temp_folder: str | None,
         chunk: Any = None,
         source: str = DRIVER,
+        source_folder: str | None = None,
     ) -> str:
         if start == 0:
             assert transfer not in self._coming
             self._coming[transfer] = bytearray(size_of(name)), [size_of(name)]
         if transfer not in self._coming:
             return Arrival.UNEXPECTED.value
+        assert source_folder == (None if source == DRIVER else temp_folder)
         content = self.read(source, name, start, end) if chunk is None else chunk.data
         if content is None:
             del self._coming[transfer]

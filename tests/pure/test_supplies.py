@@ -67,6 +67,10 @@ def files(folder: str) -> set[str]:
     return set(os.listdir(store.folder)) - {HOST}
 
 
+#: joblib's ``temp_folder`` at the source.
+FOLDER = "the source's"
+
+
 class StandIn:
     """As much of the engine's worker as is needed."""
 
@@ -92,7 +96,7 @@ class Target:
         return await self.supplies.take(transfer, NAME, start, end, self.folder, **more)
 
     async def pull(self, start: int, end: int) -> str:
-        return await self.take(start, end, source=SOURCE)
+        return await self.take(start, end, source=SOURCE, source_folder=FOLDER)
 
     def assert_idle(self) -> None:
         """Nothing is kept of what has ended."""

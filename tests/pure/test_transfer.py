@@ -261,7 +261,7 @@ def test_a_host_without_a_store_has_no_room() -> None:
         Incoming(HostStore([]), name(CONTENT))
 
 
-def test_a_buffer_that_is_evicted_as_soon_as_it_is_there_had_no_room(
+def test_a_buffer_that_is_evicted_as_soon_as_it_is_there_is_to_come_again(
     store: HostStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """1. The file is given its name. 2. It is evicted. 3. Its maker locks it."""
@@ -273,7 +273,7 @@ def test_a_buffer_that_is_evicted_as_soon_as_it_is_there_had_no_room(
 
     incoming = Incoming(store, name(CONTENT))
     monkeypatch.setattr(os, "rename", rename_and_evict)
-    assert incoming.take(0, memoryview(CONTENT)) is Arrival.NO_ROOM
+    assert incoming.take(0, memoryview(CONTENT)) is Arrival.UNEXPECTED
     assert incoming.buffer is None
     assert files(store) == set()
 

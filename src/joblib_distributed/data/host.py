@@ -14,6 +14,7 @@ import secrets
 import tempfile
 import threading
 import warnings
+import weakref
 from collections.abc import Iterator, Sequence
 
 from joblib_distributed.data.outcome import Outcome
@@ -49,6 +50,10 @@ class HostStore:
             _warn_once(f"a folder was not used ({'; '.join(refused)})")
         #: Which other processes see the same copies; empty if none do.
         self.identity = self.stores[0].identity if self.stores else ""
+        #: What no store had room for, while tasks refer to it.
+        self._private: weakref.WeakValueDictionary[str, Buffer] = (
+            weakref.WeakValueDictionary()
+        )
         #: Name under which results for this process are written.
         self.owner = secrets.token_hex(8)
         self._owning: list[int] = []
@@ -57,14 +62,15 @@ class HostStore:
     def put(self, content: memoryview) -> tuple[Buffer, bool]:
         """Return the buffer with this content, stored if need be, and if it was here."""
         name = names().name_of(content)
-        found = self.get(name)
+        found = self._private.get(name) or self.get(name)
         if found is not None:
             return found, True
         for store in self.stores:
             with contextlib.suppress(NoRoomError):
                 return store.put(name, content), False
         _warn_once(f"no store has room for {content.nbytes} bytes")
-        return Buffer(name, memoryview(bytes(content)), None), False
+        kept = self._private[name] = Buffer(name, memoryview(bytes(content)), None)
+        return kept, False
 
     def get(self, name: str) -> Buffer | None:
         """Return a buffer if this host has it."""
@@ -94,11 +100,10 @@ class HostStore:
         Raises
         ------
         NoRoomError
-            If no store has room.
+            If there is no room.
         """
-        for store in self.stores:
-            with contextlib.suppress(NoRoomError):
-                return store.put_result(owner, content)
+        for store in self.stores[:1]:  # the others may not be those of that process
+            return store.put_result(owner, content)
         raise NoRoomError(f"no store has room for {content.nbytes} bytes")
 
     def take_result(self, name: str) -> memoryview | None:

@@ -17,7 +17,7 @@ Races, and what settles them
   `HOST` while it has the store open. Who can lock it exclusively is alone and removes
   everything; who opens it meanwhile finds it without a name, and makes a new one.
 
-Does not cover: other hosts; a worker there is sent buffers with its tasks.
+Does not cover: other hosts, to which buffers travel; see `driver.supplier`.
 """
 
 from __future__ import annotations
@@ -135,6 +135,8 @@ class Store:
             os.write(descriptor, secrets.token_hex(16).encode())
             with contextlib.suppress(FileExistsError):
                 os.link(made, path)
+            # Or a child that was forked meanwhile would keep it.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
         finally:
             os.close(descriptor)
             with contextlib.suppress(FileNotFoundError):
@@ -246,7 +248,7 @@ class Store:
         if descriptor is None:
             return None
         try:
-            view = map_file(descriptor, size_of(name), private=True)
+            view = _map_or_read(descriptor, size_of(name))
             os.unlink(self.folder / name)
         finally:
             os.close(descriptor)
@@ -278,7 +280,7 @@ class Store:
 
     def drop_results(self, owner: str) -> None:
         """Remove the results of this owner that were not taken."""
-        for name in os.listdir(self.folder):
+        for name in self._listed():
             if name.startswith(owner + RESULT):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self.folder / name)
@@ -287,16 +289,20 @@ class Store:
     def files(self) -> list[tuple[float, int, str]]:
         """Return time of last use, bytes and name of each buffer, oldest first."""
         found = []
-        with os.scandir(self.folder) as entries:
-            for entry in entries:
-                if entry.name == HOST or entry.name.endswith((PART, OWNER)):
-                    continue
-                if RESULT in entry.name:
-                    continue
-                with contextlib.suppress(FileNotFoundError):
-                    info = entry.stat(follow_symlinks=False)
-                    found.append((info.st_mtime, info.st_size, entry.name))
+        for name in self._listed():
+            if name == HOST or name.endswith((PART, OWNER)) or RESULT in name:
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                info = os.stat(self.folder / name, follow_symlinks=False)
+                found.append((info.st_mtime, info.st_size, name))
         return sorted(found)
+
+    def _listed(self) -> list[str]:
+        """Return the names in the folder; none if somebody has removed it."""
+        try:
+            return os.listdir(self.folder)
+        except FileNotFoundError:
+            return []
 
     def trim(self, coming: int = 0) -> None:
         """Evict what is not in use, oldest first, until the cap is kept.
@@ -349,6 +355,17 @@ class Store:
         for name in names:
             if RESULT in name and name.partition("-")[0].partition(".")[0] not in owners:
                 self._evict(name)
+
+
+def _map_or_read(descriptor: int, nbytes: int) -> memoryview:
+    """Return a file as private memory, read where no more files can be mapped."""
+    try:
+        return map_file(descriptor, nbytes, private=True)
+    except OSError:
+        content = bytearray(nbytes)
+        with open(descriptor, "rb", closefd=False) as file:
+            file.readinto(content)
+        return memoryview(content)
 
 
 class Buffer:

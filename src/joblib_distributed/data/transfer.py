@@ -22,11 +22,12 @@ from joblib_distributed.data.writing import NoRoomError, Part
 CHUNK = 2**22
 
 #: Seconds in which an answer about a chunk is expected: longer, and whoever was to send
-#: or to take it counts as gone. A guess: 4 MiB at 1 Mbit/s.
-CHUNK_TIMEOUT = 30.0
+#: or to take it counts as gone. A worker that died is noticed at once; this is for one
+#: that is frozen. A guess: the driver's eight chunks at 3 Mbit/s.
+CHUNK_TIMEOUT = 120.0
 
 #: The same between two workers: less, so that the driver hears whose fault it was.
-SOURCE_TIMEOUT = 20.0
+SOURCE_TIMEOUT = 60.0
 
 
 class Arrival(str, enum.Enum):
@@ -102,7 +103,8 @@ class Incoming:
         del view
         self.buffer = self._part.publish()
         self.close()
-        return Arrival.WHOLE if self.buffer else Arrival.NO_ROOM
+        # Unless it was evicted, or replaced by one of the same name, at once.
+        return Arrival.WHOLE if self.buffer else Arrival.UNEXPECTED
 
     def _leave(self) -> None:
         with self._lock:

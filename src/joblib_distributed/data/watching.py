@@ -284,6 +284,7 @@ class Names:
             was_written = watch.was_written(record.first, record.end)
         except OSError:  # memory of another kind, or mapped anew
             self._leave(watch, record)
+            self._tell_others(record)  # it may have got half-way
             record.writes += 1
             return False
         if was_written:

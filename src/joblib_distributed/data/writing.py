@@ -59,7 +59,11 @@ class Part:
 
     def _create(self) -> int:
         while True:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+                descriptor = os.open(self._path, flags, 0o600)
+            except FileNotFoundError as error:  # somebody has removed the folder
+                raise NoRoomError(*error.args) from error
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if os.fstat(descriptor).st_nlink:
                 return descriptor
@@ -118,6 +122,8 @@ class Part:
         """Give the file its name without using it here: others may evict it."""
         os.fchmod(self.descriptor, stat.S_IRUSR)
         os.rename(self._path, self._store.folder / self.name)
+        # Or a child that was forked meanwhile would keep it, and who takes the file wait.
+        fcntl.flock(self.descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Let go; what was not published is removed."""

@@ -56,8 +56,8 @@ LOOKS_BEFORE_NEVER_ARRIVED = 30
 LOSSES_ALLOWED = 100
 
 #: How often a task may find hosts without its buffers, which are then brought there,
-#: before it is sent with them. Each time is one host's first, or else a host has room for
-#: too little and evicts them again. A guess.
+#: before it is sent with them. Each time is one host's first, or a transfer has failed,
+#: or a host has room for too little and evicts them again. A guess.
 MISSES_ALLOWED = 10
 
 #: How often a task that is alone may be killed with its worker. The scheduler itself
@@ -280,6 +280,7 @@ class Call:
         for entry in lacking.entries:
             entry.along = entry.along or along
             entry.worker = worker
+            entry.renewed = False
         self._put_back(lacking.entries, lacking.solo)
 
     def _deliver_if_complete(self, delivery: _Delivery) -> Iterable[Instruction]:

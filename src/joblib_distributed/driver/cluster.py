@@ -24,7 +24,7 @@ from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
 from joblib_distributed.data.host import take_results
-from joblib_distributed.data.outcome import unpack_missing, unpack_report
+from joblib_distributed.data.outcome import Report, unpack_missing, unpack_report
 from joblib_distributed.data.payload import BatchPayload, Sharing, pack_invocation
 from joblib_distributed.data.store import Buffer
 from joblib_distributed.data.transfer import Arrival
@@ -88,6 +88,16 @@ class _Known:
 
 _known_lock = threading.Lock()
 _known: weakref.WeakKeyDictionary[Client, _Known] = weakref.WeakKeyDictionary()
+
+
+def _finished(key: str, report: Report, sharing: Sharing | None) -> Event:
+    try:
+        outcomes = take_results(report.outcomes, sharing)
+    except OSError as error:  # this process's own: another attempt would end as this one
+        return AttemptFailed(key, f"its result could not be read here: {error!r}.")
+    if outcomes is None:  # somebody has removed what it gave
+        return AttemptLost(key)
+    return AttemptFinished(key, report.worker, outcomes)
 
 
 class Cluster:
@@ -314,11 +324,7 @@ class Cluster:
         try:
             # Until the bytes are here the result is not safe: its holder may die.
             packed = await self.client.gather(future, asynchronous=True)
-            report = unpack_report(packed)
-            outcomes = take_results(report.outcomes, sharing)
-            event: Event = AttemptLost(key)  # if somebody removed what it gave
-            if outcomes is not None:
-                event = AttemptFinished(key, report.worker, outcomes)
+            event: Event = _finished(key, unpack_report(packed), sharing)
         except KilledWorker as error:
             event = AttemptKilled(key, refusals.describe_death(error))
         except Exception as error:

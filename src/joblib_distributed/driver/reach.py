@@ -6,12 +6,19 @@ Pure but for what it is given: the connections of a client.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
+import weakref
 from typing import Any
 
 from joblib_distributed.data.transfer import CHUNK_TIMEOUT
 
 #: Seconds in which a worker that can be reached without the scheduler answers. A guess.
 DIRECT_TIMEOUT = 3.0
+
+#: Seconds for which one that did not is asked through the scheduler: it may only have
+#: been busy. A guess.
+INDIRECT_FOR = 60.0
 
 
 class Reach:
@@ -25,9 +32,17 @@ class Reach:
     """
 
     def __init__(self, client: Any) -> None:
-        self._client = client
-        #: Whether workers can be reached without the scheduler, by address.
-        self._is_direct: dict[str, bool] = {}
+        # Weakly: what is known of a client must not keep it.
+        self._client_or_none = weakref.ref(client)
+        #: Until when workers count as reached without the scheduler, or not, by address.
+        self._is_direct: dict[str, tuple[bool, float]] = {}
+
+    @property
+    def _client(self) -> Any:
+        client = self._client_or_none()
+        if client is None:
+            raise OSError("the client is gone")
+        return client
 
     async def ask(self, address: str, operation: str, **message: Any) -> Any:
         """Ask a worker for an operation; None if it does not know it.
@@ -43,7 +58,14 @@ class Reach:
             asked = self._client.scheduler.proxy(
                 msg={"op": operation, **message}, worker=address
             )
-        return await asyncio.wait_for(asked, CHUNK_TIMEOUT)
+        asking = asyncio.ensure_future(asked)
+        # Not by `wait_for`: cancelled, the engine first sends what is on its way, which a
+        # frozen worker never takes.
+        done, _ = await asyncio.wait({asking}, timeout=CHUNK_TIMEOUT)
+        if not done:
+            asking.cancel()
+            raise asyncio.TimeoutError(f"{address} has not answered to {operation}")
+        return asking.result()
 
     async def is_member(self, address: str) -> bool:
         """Whether there is a worker with this address."""
@@ -51,11 +73,14 @@ class Reach:
 
     async def _reaches(self, address: str) -> bool:
         """Whether a worker answers without the scheduler."""
-        if address not in self._is_direct:
+        is_direct, until = self._is_direct.get(address, (False, 0.0))
+        if time.monotonic() > until:
+            until = math.inf
             try:
                 asked = self._client.rpc(address).identity()
                 await asyncio.wait_for(asked, DIRECT_TIMEOUT)
-                self._is_direct[address] = True
+                is_direct = True
             except (OSError, asyncio.TimeoutError):
-                self._is_direct[address] = False
-        return self._is_direct[address]
+                is_direct, until = False, time.monotonic() + INDIRECT_FOR
+            self._is_direct[address] = is_direct, until
+        return is_direct

@@ -238,14 +238,14 @@ def _check_answers(address: str) -> None:
         ) from None
     except OSError as error:
         # dask's reason may be that the last of its many tries had no time left.
-        raise error from _refusal(address, timeout)
+        raise error from _refusal(address)
 
 
-def _refusal(address: str, timeout: float) -> OSError | None:
-    """Return why a connection is refused, as the system puts it."""
+def _refusal(address: str) -> OSError | None:
+    """Return why a connection is refused, as the system puts it within a second."""
     try:
         place = parse_host_port(parse_address(address)[1])
-        socket.create_connection(place, timeout).close()
+        socket.create_connection(place, 1.0).close()
     except OSError as error:
         return error
     return None

@@ -203,20 +203,18 @@ class Supplier:
         place = self._places[transfer.host]
         view = self._buffers[transfer.name].view
 
-        source = None
-        if transfer.source != DRIVER:
-            source = self._places[transfer.source].address
+        source = None if transfer.source == DRIVER else self._places[transfer.source]
 
         def content(start: int, end: int) -> dict[str, object]:
             if source is None:
                 return {"chunk": to_serialize(view[start:end])}
-            return {"source": source}
+            return {"source": source.address, "source_folder": source.temp_folder}
 
         async def take(start: int, end: int) -> Arrival:
             # Or a connection to a worker that is gone would be tried for half a minute.
             if not await self._is_member(place.address):
                 return Arrival.UNEXPECTED
-            if source is not None and not await self._is_member(source):
+            if source is not None and not await self._is_member(source.address):
                 return Arrival.NO_SOURCE
             arrival = await self._ask(
                 place.address,

@@ -22,7 +22,7 @@ from joblib_distributed.worker.supplies import serve
 
 
 class BufferMissingError(LookupError):
-    """A buffer is not on this host: the task is to be sent again with its data."""
+    """A buffer is not on this host: it is to be brought, and the task sent again."""
 
 
 def find_buffers(

@@ -65,6 +65,7 @@ class Supplies:
         temp_folder: str | None,
         chunk: Any = None,
         source: str | None = None,
+        source_folder: str | None = None,
     ) -> str:
         """Put a chunk of a buffer into this host's store; return its `Arrival`.
 
@@ -83,6 +84,8 @@ class Supplies:
             Its content.
         source : str, optional
             Address of the worker to read it from instead.
+        source_folder : str, optional
+            joblib's ``temp_folder`` there.
         """
         if start == 0:
             try:
@@ -93,7 +96,7 @@ class Supplies:
         if transfer in self._incoming:
             self._expect_more(transfer)
         if chunk is None:
-            chunk = await self._ask_for(source, name, start, end, temp_folder)
+            chunk = await self._ask_for(source, name, start, end, source_folder)
         incoming_or_none = self._incoming.get(transfer)
         if incoming_or_none is None:
             return Arrival.UNEXPECTED.value
@@ -123,6 +126,9 @@ class Supplies:
             arrival: Arrival = await offload(lambda: incoming.take(start, content))
         except NoRoomError:
             arrival = Arrival.NO_ROOM
+        except BaseException:
+            self._drop(transfer)
+            raise
         if arrival is not Arrival.PART:
             self._drop(transfer)
         if incoming.buffer is not None:
