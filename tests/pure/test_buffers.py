@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -346,6 +348,34 @@ def test_scattered_objects_stay_out_whatever_is_shared(least: int | None) -> Non
     first, array = unpack_apart(apart.packed, [], 0, str)
     assert first == "0"
     assert array.tolist() == [0, 1, 2]
+
+
+class Kept:
+    """Can be referred to weakly, and pickles as nothing much."""
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return Kept, ()
+
+
+@pytest.mark.parametrize(
+    ("scattered", "is_input"), [(False, False), (True, False), (False, True)]
+)
+def test_what_was_pickled_is_not_kept(scattered: bool, is_input: bool) -> None:
+    """Until there is a garbage collection, that is."""
+    value, other = Kept(), Kept()
+    gone = weakref.ref(value)
+    gc.disable()
+    try:
+        pack_apart(
+            [value, floats(), other],
+            LEAST,
+            {id(other): 0} if scattered else {},
+            lambda given: 0 if is_input and given is other else None,
+        )
+        del value
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_no_reference_without_a_use() -> None:

@@ -11,6 +11,7 @@ joblib_distributed.data.store : where buffers lie.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import pickle
 import sys
@@ -40,22 +41,25 @@ class _InputFound(Exception):  # noqa: N818 - no error
     """There is an input in what is pickled."""
 
 
+def _offer(found: list[memoryview], least: int, buffer: pickle.PickleBuffer) -> bool:
+    """Return whether pickle is to keep a buffer in its own bytes."""
+    view = buffer.raw()
+    if view.nbytes < least:
+        return True
+    found.append(view)
+    return False
+
+
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Leaves buffers of at least `least` bytes out, and lists them in `found`."""
 
     def __init__(self, file: io.BytesIO, least: int, inputs: Positions) -> None:
-        super().__init__(file, protocol=PROTOCOL, buffer_callback=self._offer)
         self.found: list[memoryview] = []
+        # No method: in a cycle with itself, a pickler would keep what it has pickled.
+        offer = functools.partial(_offer, self.found, least)
+        super().__init__(file, protocol=PROTOCOL, buffer_callback=offer)
         self._least = least
         self._inputs = inputs
-
-    def _offer(self, buffer: pickle.PickleBuffer) -> bool:
-        """Return whether pickle is to keep the buffer in its own bytes."""
-        view = buffer.raw()
-        if view.nbytes < self._least:
-            return True
-        self.found.append(view)
-        return False
 
     def reducer_override(self, value: Any) -> Any:
         """Have large arrays hand over their memory, also where numpy would copy it.
