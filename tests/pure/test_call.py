@@ -772,9 +772,9 @@ def test_failed_attempt_fails_its_deliveries() -> None:
     assert type(failed.error) is TaskLostError
     assert (failed.error.index, failed.error.function) == (0, "f")
     assert str(failed.error) == (
-        "Task 0 (f) could not be started on a worker: ImportError: no joblib. If a "
-        "module is missing there, install joblib-distributed and joblib in the workers' "
-        "environment."
+        "Task 0 (f) could not be started, or gave nothing that could be had: "
+        "ImportError: no joblib. If a module is missing on the workers, install "
+        "joblib-distributed and joblib there."
     )
 
 

@@ -426,7 +426,7 @@ class LedgerMachine(RuleBasedStateMachine):
         key = self.pick(which)
         for task in self.in_flight[key].tasks:
             self.expected_errors[task.packed.index] = Ours(
-                TaskLostError, "could not be started on a worker: It could not."
+                TaskLostError, "gave nothing that could be had: It could not."
             )
         self.feed(AttemptFailed(key, "It could not."))
 

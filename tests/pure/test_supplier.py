@@ -144,7 +144,7 @@ async def assert_idle(supplier: Supplier) -> None:
     assert supplier._running == set()
     assert supplier._waiting == {}
     assert supplier._buffers == {}
-    assert not any(supplier._directory._busy.values())
+    assert supplier._directory._under_way == {}
 
 
 # -------------------------------------------------------------------------- to the hosts

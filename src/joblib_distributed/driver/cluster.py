@@ -353,26 +353,21 @@ class Cluster:
         done: Callable[[HostSupplied], None],
     ) -> None:
         """See `Supplier.supply`; `done` is called on the event loop, exactly once."""
-        self.client.loop.add_callback(self._supply, place, buffers, since, done)
+
+        async def supply() -> None:
+            supplied = HostSupplied(Arrival.UNEXPECTED)
+            try:
+                supplied = await self._supplier().supply(place, buffers, since)
+            finally:
+                done(supplied)
+
+        self.client.loop.add_callback(supply)
 
     def _supplier(self) -> Supplier:
         if self._known.supplier is None:
             reach = Reach(self.client)
             self._known.supplier = Supplier(reach.ask, reach.is_member)
         return self._known.supplier
-
-    async def _supply(
-        self,
-        place: Place,
-        buffers: Mapping[str, Buffer],
-        since: int,
-        done: Callable[[HostSupplied], None],
-    ) -> None:
-        supplied = HostSupplied(Arrival.UNEXPECTED)
-        try:
-            supplied = await self._supplier().supply(place, buffers, since)
-        finally:
-            done(supplied)
 
     def spread(self, buffers: Mapping[str, Buffer], sharing: Sharing) -> HostSupplied:
         """Bring buffers to every host that lacks them, and wait for it.

@@ -1,6 +1,6 @@
 """Asks single workers for operations of ours, by whichever way they are reached.
 
-Pure but for what it is given: the connections of a client.
+Uses the connections of a client that `driver.cluster` lends it.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ joblib_distributed.driver.supplier : carries out the transfers.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 #: The driver, as a source. Hosts are named by the identity of their store.
@@ -50,7 +50,6 @@ class Directory:
         # In the order in which they were asked for.
         self._wanted: dict[tuple[str, str], None] = {}
         self._under_way: dict[tuple[str, str], str] = {}
-        self._busy: Counter[str] = Counter()
 
     def has_arrived_since(self, name: str, host: str, arrivals: int) -> bool:
         """Whether a host got a buffer after there had been so many arrivals.
@@ -67,24 +66,25 @@ class Directory:
 
     def start(self) -> Iterator[Transfer]:
         """Begin what can be begun."""
+        busy = Counter(self._under_way.values())
         for name, host in list(self._wanted):
-            source = self._free_source(name)
+            source = self._free_source(name, busy)
             if source is not None:
                 del self._wanted[name, host]
                 self._under_way[name, host] = source
-                self._busy[source] += 1
+                busy[source] += 1
                 yield Transfer(name, host, source)
 
-    def _free_source(self, name: str) -> str | None:
+    def _free_source(self, name: str, busy: Mapping[str, int]) -> str | None:
         holders = self._holders.get(name, {})
         for host in holders:
-            if self._busy[host] < HOST_TRANSFERS:
+            if busy[host] < HOST_TRANSFERS:
                 return host
         sent = any(
             name == other and source == DRIVER
             for (other, _), source in self._under_way.items()
         )
-        if holders or sent or self._busy[DRIVER] >= DRIVER_TRANSFERS:
+        if holders or sent or busy[DRIVER] >= DRIVER_TRANSFERS:
             return None
         return DRIVER
 
@@ -106,7 +106,6 @@ class Directory:
 
     def _end(self, transfer: Transfer) -> None:
         del self._under_way[transfer.name, transfer.host]
-        self._busy[transfer.source] -= 1
 
     def _forget_holder(self, name: str, host: str) -> None:
         holders = self._holders.get(name, {})

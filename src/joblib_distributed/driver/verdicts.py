@@ -30,7 +30,7 @@ def worker_died(task: PackedTask, detail: str) -> TaskError:
 
 
 def never_ran(task: PackedTask, event: AttemptFailed) -> TaskError:
-    """Return the error for a task that the engine could not start."""
+    """Return the error for a task whose attempt ended without an outcome of its own."""
     if event.of_input is not None:
         error = InputFailedError.of(
             task.index,
@@ -43,8 +43,8 @@ def never_ran(task: PackedTask, event: AttemptFailed) -> TaskError:
     return TaskLostError.of(
         task.index,
         task.name,
-        f"could not be started on a worker: {event.detail} If a module is missing there, "
-        "install joblib-distributed and joblib in the workers' environment.",
+        f"could not be started, or gave nothing that could be had: {event.detail} If a "
+        "module is missing on the workers, install joblib-distributed and joblib there.",
     )
 
 
