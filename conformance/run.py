@@ -101,7 +101,8 @@ def _command(name: str, journal: Path, options: Sequence[str]) -> list[str]:
     # Tests are named after their place in the installed packages.
     command += ["--rootdir", sysconfig.get_path("purelib"), "--pyargs"]
     command += [f"--conform={name}", f"--journal={journal}", *options]
-    return command + list(SUITES[name].modules)
+    suite = SUITES[name]
+    return command + list(suite.short if "--short" in options else suite.modules)
 
 
 def _run(command: Sequence[str], cwd: str) -> int:

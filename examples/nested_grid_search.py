@@ -10,10 +10,12 @@ from cluster import on_cluster, parser
 
 
 def main() -> None:
-    given = parser(__doc__).parse_args()
+    options = parser(__doc__)
+    options.add_argument("--trees", type=int, default=20, help="in each forest")
+    given = options.parse_args()
     X, y = load_digits(return_X_y=True)
     search = GridSearchCV(
-        RandomForestClassifier(n_estimators=20, random_state=0, n_jobs=-1),
+        RandomForestClassifier(n_estimators=given.trees, random_state=0, n_jobs=-1),
         {"max_depth": [4, 8, None], "max_features": [4, 8]},
         cv=3,
         n_jobs=-1,

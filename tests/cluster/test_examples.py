@@ -15,9 +15,9 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 #: What each prints, for certain, and arguments that make it short.
 EXPECTED = {
-    "randomized_search.py": ("for 30 fits", ["--candidates=10"]),
+    "randomized_search.py": ("for 12 fits", ["--candidates=4"]),
     "sleeping_tasks.py": ("slept: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]", []),
-    "nested_grid_search.py": ("best score: 0.9304", []),
+    "nested_grid_search.py": ("best score: 0.8008", ["--trees=3"]),
     "preprocess_then_search.py": ("best score: 0.", []),
 }
 

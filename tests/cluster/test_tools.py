@@ -28,14 +28,14 @@ def run(*command: str, timeout: float) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_soak() -> None:
-    output = run("tools/soak.py", "--seconds", "5", timeout=110)
+    output = run("tools/soak.py", "--seconds", "2", timeout=110)
     assert "wrong or failed: none; hung: none" in output
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_nested_searches() -> None:
-    output = run("tools/nested_searches.py", "--searches", "3", timeout=110)
+    output = run("tools/nested_searches.py", "--searches", "2", timeout=110)
     assert "threads of ours left here: none" in output
 
 
