@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint conformance soak bounds nested sharing hosts store clean
+.PHONY: demo test lint conformance soak bounds nested sharing hosts store bench clean
 
 demo: $(VENV)/demo-installed
 	$(BIN)/python examples/randomized_search.py --compare
@@ -43,6 +43,10 @@ hosts: $(VENV)/test-installed
 # Calls with random data, some of whose workers are killed: is the store tidy after?
 store: $(VENV)/test-installed
 	$(BIN)/python tools/store.py
+
+# Speed, beside loky and the backend that joblib bundles.
+bench: $(VENV)/test-installed
+	$(BIN)/python benchmarks/run.py
 
 # The suite on the oldest releases that pyproject.toml admits.
 bounds:

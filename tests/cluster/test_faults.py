@@ -23,7 +23,7 @@ import pytest
 from distributed import Client, LocalCluster
 from joblib import Parallel, delayed
 
-from joblib_distributed.driver import running
+from joblib_distributed.driver import batching, running
 from joblib_distributed.errors import (
     ClusterClosedError,
     NoWorkersError,
@@ -419,13 +419,22 @@ def client_future(client: Client) -> Callable[[str], Any]:
     return lambda key: Future(key, client)
 
 
-def test_a_worker_that_joins_is_used(own_cluster: LocalCluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pre_dispatch", ["2 * n_jobs", "all", 18])
+def test_a_worker_that_joins_is_used(
+    pre_dispatch: str | int,
+    own_cluster: LocalCluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """n_jobs=-1 is every thread of the cluster, also those that join."""
+    monkeypatch.setattr(batching, "FIRST_FLIGHTS", 4)
     with Client(own_cluster, set_as_default=False) as client:
 
         def call() -> Any:
             with joblib.parallel_config(backend="dask.distributed", client=client):
-                return Parallel()(delayed(hold)(str(tmp_path), i) for i in range(20))
+                return Parallel(pre_dispatch=pre_dispatch)(
+                    delayed(hold)(str(tmp_path), i) for i in range(20)
+                )
 
         result = in_thread(call)
         wait_until(lambda: len(marks(tmp_path)) == 2, 30, lambda: "nothing runs")

@@ -19,13 +19,16 @@ from typing import Any, cast
 import dask
 import pytest
 from distributed import Client, LocalCluster, Nanny
+from distributed.batched import BatchedSend
 from distributed.protocol import to_serialize
 from distributed.scheduler import KilledWorker
 from distributed.utils import offload
 from joblib import Parallel, delayed
 from joblib.parallel import BatchCompletionCallBack, BatchedCalls
 
-from joblib_distributed.driver import embedded, joblib_hooks, sources
+from joblib_distributed.driver import embedded, joblib_hooks, latency, sources
+from joblib_distributed.driver.cluster import Cluster
+from joblib_distributed.driver.latency import INTERVAL
 from support.tasks import in_thread
 from support.waiting import wait_until
 
@@ -71,7 +74,8 @@ def test_joblib_dispatches_more(backend: Client) -> None:
             f"Parallel.{name}", "joblib_hooks.dispatch_more"
         )
     before = parallel.n_dispatched_tasks
-    assert joblib_hooks.dispatch_more(parallel, 2) == 2
+    assert joblib_hooks.dispatch_more(parallel, 2, lambda: False) == 0
+    assert joblib_hooks.dispatch_more(parallel, 2, lambda: True) == 2
     assert parallel.n_dispatched_tasks >= before + 2
     assert list(results) == [None] * 12
 
@@ -117,6 +121,36 @@ def test_joblib_says_how_far_it_reads_ahead(
     )
 
 
+@pytest.mark.parametrize(
+    ("keywords", "sizes"),
+    [
+        ({}, True),
+        ({"batch_size": "auto"}, True),
+        ({"batch_size": 5}, False),
+        ({"batch_size": 1}, False),
+    ],
+)
+def test_joblib_says_who_sizes_batches(keywords: dict[str, Any], sizes: bool) -> None:
+    assert joblib_hooks.sizes_batches(Parallel(**keywords)) is sizes, because(
+        "Parallel.batch_size", "joblib_hooks.sizes_batches"
+    )
+
+
+@pytest.mark.parametrize(
+    ("keywords", "is_list"),
+    [
+        ({}, True),
+        ({"return_as": "list"}, True),
+        ({"return_as": "generator"}, False),
+        ({"return_as": "generator_unordered"}, False),
+    ],
+)
+def test_joblib_says_what_it_returns(keywords: dict[str, Any], is_list: bool) -> None:
+    assert joblib_hooks.returns_list(Parallel(**keywords)) is is_list, because(
+        "Parallel.return_generator", "joblib_hooks.returns_list"
+    )
+
+
 def test_nothing_is_carried_back_to_a_call_that_aborts() -> None:
     """Nobody waits for it there; the next call would."""
     parallel = Parallel()
@@ -133,8 +167,12 @@ def test_hooks_that_are_gone_do_no_harm() -> None:
 
     joblib_hooks.forget_leftovers(Bare())
     assert not joblib_hooks.grows_with_n_jobs(Bare())
-
-    assert joblib_hooks.dispatch_more(Bare(), 3) == 0
+    # Batches are then as good as joblib's, and nobody waits for what he need not.
+    assert joblib_hooks.sizes_batches(Bare())
+    assert not joblib_hooks.returns_list(Bare())
+    latency.send_soon(Bare())
+    latency.pass_on_soon(Bare())
+    assert joblib_hooks.dispatch_more(Bare(), 3, lambda: True) == 0
     assert not joblib_hooks.carry_back(Bare(), lambda out: None, None)
 
 
@@ -224,6 +262,77 @@ def test_a_thread_that_imports_is_seen(
         )
     finally:
         sys.modules.pop("imports_itself", None)
+
+
+# ------------------------------------------------------- how soon messages are passed on
+def assert_collects(stream: object, hook: str, function: str) -> None:
+    """What we shorten is there, and still is longer when nobody does."""
+    why = because(hook, f"driver.latency.{function}")
+    assert isinstance(stream, BatchedSend), why
+    interval = getattr(stream, "interval", None)
+    assert isinstance(interval, (int, float)), because(
+        "BatchedSend.interval", "driver.latency"
+    )
+    assert interval > INTERVAL, (
+        f"{hook} no longer waits longer than we want it to: driver.latency.{function} "
+        "can go, and its row of the table of hooks in docs/architecture.md"
+    )
+
+
+def intervals(scheduler: Any, name: str) -> list[float]:
+    """What we have made of a scheduler's streams; there must be some."""
+    streams = getattr(scheduler, name, None)
+    assert streams, because(f"Scheduler.{name}", "driver.latency.pass_on_soon")
+    return [stream.interval for stream in streams.values()]
+
+
+def test_a_client_collects_messages_until_it_is_used(own_client: Client) -> None:
+    stream = getattr(own_client, "scheduler_comm", None)
+    assert_collects(stream, "Client.scheduler_comm", "send_soon")
+    Cluster(own_client)
+    assert own_client.scheduler_comm is stream
+    assert stream.interval == INTERVAL
+
+
+@pytest.mark.parametrize("name", ["stream_comms", "client_comms"])
+def test_a_scheduler_collects_messages(
+    name: str, own_cluster: LocalCluster, own_client: Client
+) -> None:
+    scheduler = own_cluster.scheduler
+    streams = list(getattr(scheduler, name, {}).values())
+    assert streams, because(f"Scheduler.{name}", "driver.latency.pass_on_soon")
+    for stream in streams:
+        assert_collects(stream, f"Scheduler.{name}", "pass_on_soon")
+    Cluster(own_client)
+    # One of somebody else's is left as it is, though it is in this process.
+    assert min(intervals(scheduler, name)) > INTERVAL
+    latency.pass_on_soon(scheduler)
+    assert intervals(scheduler, name) == [INTERVAL] * len(streams)
+
+
+def test_an_interval_that_is_shorter_is_kept(own_client: Client) -> None:
+    own_client.scheduler_comm.interval = INTERVAL / 2
+    Cluster(own_client)
+    assert own_client.scheduler_comm.interval == INTERVAL / 2
+
+
+def test_a_stream_reads_its_interval_each_time() -> None:
+    assert "self.interval" in inspect.getsource(BatchedSend._background_send), because(
+        "BatchedSend.interval", "driver.latency"
+    )
+
+
+def test_messages_are_passed_on_soon_once_there_was_a_call(backend: Client) -> None:
+    """Live: by the client, and by the scheduler that we started."""
+    assert Parallel()(delayed(abs)(-i) for i in range(4)) == [0, 1, 2, 3]
+    assert backend.scheduler_comm.interval <= INTERVAL, because(
+        "Client.scheduler_comm", "driver.latency.send_soon"
+    )
+    scheduler = backend.cluster.scheduler
+    for name in ("stream_comms", "client_comms"):
+        assert max(intervals(scheduler, name)) <= INTERVAL, because(
+            f"Scheduler.{name}", "driver.latency.pass_on_soon"
+        )
 
 
 # ------------------------------------------------------------- operations of our own

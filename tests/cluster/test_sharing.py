@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import joblib
 import numpy as np
 import pytest
+from distributed import Client, get_worker
 from joblib import Parallel, delayed
 
 import joblib_distributed
@@ -23,6 +24,8 @@ from joblib_distributed.driver.cluster import Cluster
 from joblib_distributed.driver.sources import find_cluster
 from joblib_distributed.errors import OptionValueError
 from joblib_distributed.options import Options
+from joblib_distributed.worker import buffers as worker_buffers
+from joblib_distributed.worker import lingering
 from support.processes import CommandLineCluster
 from support.tasks import fail_when_all_run, mark, marks, spin
 from support.waiting import wait_until
@@ -401,6 +404,81 @@ def test_results_of_a_worker_that_died(
     wait_until(lambda: not results_left(), 5, lambda: f"left: {results_left()}")
 
 
+# -------------------------------------------------------------- mapped for a while longer
+def linger_for(seconds: float) -> None:
+    lingering.LINGER = seconds
+
+
+def kept_by(dask_worker: Any) -> set[str]:
+    """Names of the buffers that a worker keeps."""
+    registry = worker_buffers._lingering.get(dask_worker)
+    return set() if registry is None else set(registry._buffers)
+
+
+def stored_in(dask_worker: Any) -> set[str]:
+    """Names of the files of stores that a worker has mapped."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return {Path(line).name for line in lines if f"/{FOLDER}/" in line}
+
+
+def is_running(dask_worker: Any) -> bool:
+    return bool(dask_worker.state.executing_count)
+
+
+def ask(client: Client, question: Callable[..., Any]) -> list[Any]:
+    return list(client.run(question).values())
+
+
+def place_of(array: np.ndarray[Any, Any]) -> tuple[int, str]:
+    """Where an array is, and the name of its file."""
+    return array.ctypes.data, Path(look(array).file).name
+
+
+def test_a_buffer_stays_mapped_between_two_batches(shared_worker: Client) -> None:
+    shared_worker.run(linger_for, 1000.0)  # the next one is never too late
+    array = numbers(seed=40)
+    seen: list[list[set[str]]] = []
+
+    def tasks() -> Iterator[Any]:
+        for number in range(3):
+            if number:
+                # joblib reads on when the batch before has ended.
+                wait_until(
+                    lambda: not any(ask(shared_worker, is_running)), 30, lambda: "it runs"
+                )
+                seen.append(ask(shared_worker, stored_in))
+            yield delayed(place_of)(array)
+
+    with joblib.parallel_config(backend="dask.distributed", client=shared_worker):
+        places = Parallel(n_jobs=2, batch_size=1, pre_dispatch=1)(tasks())
+    ((_, name),) = set(places)
+    assert seen == [[{name}]] * 2
+
+
+def place_and_kept(array: np.ndarray[Any, Any]) -> tuple[str, set[str], set[str]]:
+    worker = get_worker()
+    return place_of(array)[1], kept_by(worker), stored_in(worker)
+
+
+def test_a_buffer_is_let_go_a_moment_after_a_call(backend: Client) -> None:
+    array = numbers(seed=41)
+    found = Parallel()(delayed(place_and_kept)(array) for _ in range(4))
+    (name,) = {name for name, _, _ in found}
+    for _, kept, mapped in found:
+        assert name in kept & mapped
+
+    def left() -> set[str]:
+        return set().union(*ask(backend, kept_by), *ask(backend, stored_in))
+
+    wait_until(lambda: name not in left(), 20, lambda: f"left: {left()}")
+
+
+def test_private_copies_are_not_kept(backend: Client) -> None:
+    array = numbers(seed=42)
+    found = Parallel(mmap_mode="c")(delayed(place_and_kept)(array) for _ in range(4))
+    assert not any(name in kept for name, kept, _ in found)
+
+
 # ------------------------------------------------------------------------------- traffic
 def test_traffic_on_this_machine(backend: object) -> None:
     first, second = numbers(seed=30), numbers(seed=31)
@@ -606,3 +684,20 @@ def test_private_copies_of_workers_that_can_have_no_store(
         assert before == float(array.sum())
         assert after == i * LARGE
         assert seen.writable
+
+
+def test_large_arguments_are_not_read_far_ahead(backend: object) -> None:
+    """Though the tasks are so short that a thousand would go together."""
+    parallel = Parallel()
+    ahead: list[int] = []
+    start = int.from_bytes(os.urandom(6), "big")  # what a store has does not count
+
+    def tasks() -> Iterator[Any]:
+        for i in range(100):
+            ahead.append(i - parallel.n_completed_tasks)
+            yield delayed(np.max)(np.full(500_000, start + i))  # 4 MB
+
+    assert parallel(tasks()) == list(range(start, start + 100))
+    # A batch has two; two are read together for each of the two workers, which have two
+    # on their way and as many waiting; joblib hands over another for each that ends.
+    assert max(ahead) <= 32

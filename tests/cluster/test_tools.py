@@ -5,12 +5,26 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import joblib
 import pytest
 
 from support.network import obstacle
 
 ROOT = Path(__file__).parents[2]
+
+#: Workloads that take scikit-learn.
+SEARCHES = ("randomized search", "forest of 100 trees", "nested grid search")
+
+
+def workloads() -> dict[str, Any]:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        from workloads import WORKLOADS
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+    return WORKLOADS
 
 
 def run(*command: str, timeout: float) -> str:
@@ -76,6 +90,32 @@ def test_store() -> None:
 @pytest.mark.timeout(150)
 def test_conformance() -> None:
     run("conformance/run.py", "--short", timeout=140)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_benchmarks() -> None:
+    chosen = ("--workloads", "no-ops", "naps of 5 ms", "--backends", "ours")
+    short = ("--tiny", "--rounds", "1")
+    lines = run("benchmarks/run.py", *short, *chosen, timeout=110).splitlines()
+    assert [line.partition(": ours ")[0] for line in lines] == [
+        "20,000 no-ops", "400 naps of 5 ms", "100 calls of 4 no-ops",
+    ]  # fmt: skip
+    assert "ours / ideal " in lines[1]
+
+
+@pytest.mark.parametrize("name", list(workloads()))
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_each_workload(name: str) -> None:
+    """They check their own results."""
+    workload = workloads()[name]
+    if name in SEARCHES:
+        pytest.importorskip("sklearn")
+    with joblib.parallel_config(backend="threading", n_jobs=2):
+        workload.run(*workload.tiny)
+    assert len(workload.tiny) == len(workload.arguments)
+    for sizes in (workload.tiny, workload.arguments):
+        assert workload.ideal is None or workload.ideal(*sizes, 2) > 0
 
 
 def test_bounds_are_those_of_the_project() -> None:

@@ -1,22 +1,43 @@
-"""How many tasks go in the next batch."""
+"""How many tasks go in the next batch, and how many batches are on their way."""
 
 from __future__ import annotations
 
+import math
+from collections import deque
+from random import Random
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from joblib_distributed.driver.batching import (
+    BOX,
+    BOX_PER_THREAD,
+    FIRST_FLIGHTS,
+    FLIGHTS,
+    LEAST,
     MEMORY,
+    MOST_NBYTES,
     MOST_TASKS,
-    TARGET_DURATION,
-    TARGET_NBYTES,
+    PATIENCE,
     BatchPolicy,
 )
 
 
-def policy_after(tasks: int, seconds: float, nbytes: int) -> BatchPolicy:
-    policy = BatchPolicy()
+def policy_after(
+    tasks: int, seconds: float, nbytes: int, threads: int = 1
+) -> BatchPolicy:
+    policy = BatchPolicy(threads)
     policy.record(tasks, seconds, nbytes)
     return policy
+
+
+def policy_of_milliseconds(threads: int) -> BatchPolicy:
+    """Return what is known once tasks have taken a millisecond each."""
+    return policy_after(1000, 1.0, 0, threads)
+
+
+# --------------------------------------------------------- what joblib is to hand over
 
 
 def test_one_task_while_nothing_is_known() -> None:
@@ -24,7 +45,7 @@ def test_one_task_while_nothing_is_known() -> None:
 
 
 def test_one_batch_is_enough_to_jump_to_the_right_size() -> None:
-    assert TARGET_DURATION == 0.2
+    assert BOX == 0.2
     assert policy_after(1, 0.001, 0).batch_size() == 200
     assert policy_after(50, 0.5, 0).batch_size() == 20
 
@@ -35,17 +56,17 @@ def test_long_tasks_go_one_by_one(seconds: float) -> None:
 
 
 def test_no_more_bytes_than_the_target() -> None:
-    assert policy_after(1, 1e-9, TARGET_NBYTES // 4).batch_size() == 4
-    assert policy_after(10, 1e-9, TARGET_NBYTES).batch_size() == 10
+    assert policy_after(1, 1e-9, MOST_NBYTES // 4).batch_size() == 4
+    assert policy_after(10, 1e-9, MOST_NBYTES).batch_size() == 10
 
 
 def test_an_argument_larger_than_the_target_still_goes() -> None:
-    assert policy_after(1, 1e-9, 10 * TARGET_NBYTES).batch_size() == 1
+    assert policy_after(1, 1e-9, 10 * MOST_NBYTES).batch_size() == 1
 
 
 def test_the_tighter_of_both_targets_counts() -> None:
-    assert policy_after(1, TARGET_DURATION / 8, TARGET_NBYTES // 2).batch_size() == 2
-    assert policy_after(1, TARGET_DURATION / 2, TARGET_NBYTES // 8).batch_size() == 2
+    assert policy_after(1, BOX / 8, MOST_NBYTES // 2).batch_size() == 2
+    assert policy_after(1, BOX / 2, MOST_NBYTES // 8).batch_size() == 2
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1e-12])
@@ -61,7 +82,7 @@ def test_means_are_weighted_towards_the_present() -> None:
     policy = policy_after(100, 0.1, 0)
     policy.record(100, 0.4, 0)
     per_task = (MEMORY * 0.1 + 0.4) / (MEMORY * 100 + 100)
-    assert policy.batch_size() == int(TARGET_DURATION / per_task)
+    assert policy.batch_size() == int(BOX / per_task)
 
 
 def test_a_change_of_pace_is_followed() -> None:
@@ -72,3 +93,262 @@ def test_a_change_of_pace_is_followed() -> None:
         sizes.append(policy.batch_size())
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] == 1
+
+
+# ---------------------------------------------------------- large buffers that are read
+def test_no_more_bytes_of_large_buffers_than_the_target() -> None:
+    policy = policy_of_milliseconds(threads=2)
+    policy.note_read(10, 10 * MOST_NBYTES // 4)
+    assert (policy.batch_size(), policy.next_size(1000, 0)) == (4, 4)
+    assert policy.lacking(0) == 2 * 4
+
+
+def test_large_buffers_of_more_than_the_target_go_one_by_one() -> None:
+    policy = policy_of_milliseconds(threads=2)
+    policy.note_read(1, MOST_NBYTES + 1)
+    assert (policy.batch_size(), policy.next_size(1000, 99)) == (1, 1)
+    assert policy.lacking(0) == 0
+
+
+def test_buffers_that_the_store_has_do_not_count() -> None:
+    policy = policy_of_milliseconds(threads=2)
+    policy.note_read(10, 0)
+    assert (policy.batch_size(), policy.next_size(1000, 0)) == (200, 200)
+
+
+def test_what_was_read_long_ago_counts_less() -> None:
+    policy = policy_of_milliseconds(threads=2)
+    policy.note_read(10, 10 * MOST_NBYTES)
+    policy.note_read(10, 0)
+    left = MEMORY * 10 * MOST_NBYTES
+    assert policy.batch_size() == int(MOST_NBYTES * (MEMORY * 10 + 10) / left)
+    for _ in range(30):
+        policy.note_read(10, 0)
+    assert policy.batch_size() == 200
+
+
+def test_what_is_read_teaches_nothing_of_how_long_it_takes() -> None:
+    policy = BatchPolicy(2)
+    policy.note_read(1000, 1)
+    assert (policy.mean, policy.batch_size(), policy.lacking(0)) == (None, 1, 0)
+    assert policy.next_size(1000, 0) is None
+
+
+# -------------------------------------------------------------------------- the box
+def test_a_box_is_the_same_for_few_threads() -> None:
+    assert [BatchPolicy(threads).box for threads in (1, 4, 62)] == [BOX] * 3
+
+
+def test_the_box_grows_with_many_threads() -> None:
+    """One scheduler serves them all."""
+    assert BatchPolicy(63).box == 63 * BOX_PER_THREAD > BOX
+    assert BatchPolicy(1000).box == pytest.approx(3.2)
+
+
+def test_patience_is_a_multiple_of_the_box() -> None:
+    assert PATIENCE > 1
+    assert BatchPolicy(4).patience == PATIENCE * BOX
+    assert BatchPolicy(100).patience == PATIENCE * 100 * BOX_PER_THREAD
+
+
+def test_batches_fill_the_box_of_many_threads() -> None:
+    policy = policy_of_milliseconds(1)
+    assert (policy.batch_size(), policy.next_size(10**6, 0)) == (200, 200)
+    policy.threads = 125
+    assert (policy.batch_size(), policy.next_size(10**6, 0)) == (400, 400)
+
+
+# ----------------------------------------------------------------- what is sent at a time
+@pytest.mark.parametrize(
+    ("threads", "most"), [(1, FIRST_FLIGHTS), (4, FIRST_FLIGHTS), (10, 10 * FLIGHTS)]
+)
+def test_while_nothing_is_known_some_go_as_they_are(threads: int, most: int) -> None:
+    policy = BatchPolicy(threads)
+    assert [policy.next_size(100, n) for n in range(most)] == [None] * most
+    assert policy.next_size(100, most) == 0
+    assert policy.next_size(100, most + 1) == 0
+
+
+@pytest.mark.parametrize("in_flight", [0, 2, 999])
+def test_long_tasks_all_go_at_once_each_apart(in_flight: int) -> None:
+    """The scheduler may see what is to come, however much that is."""
+    assert policy_after(1, 0.201, 0, threads=2).next_size(100, in_flight) == 1
+    assert policy_after(1, 0.201, 0, threads=2).next_size(100, 1000) == 0
+    assert policy_after(1, 1.0, 0, threads=300).next_size(100, 1199) == 1
+    assert policy_after(1, 1.0, 0, threads=300).next_size(100, 1200) == 0
+
+
+def test_a_task_that_takes_half_the_box_is_not_long() -> None:
+    policy = policy_after(1, BOX / 2, 0, threads=2)
+    assert [policy.next_size(100, n) for n in range(5)] == [2, 2, 2, 2, 0]
+
+
+def test_what_is_long_depends_on_the_box() -> None:
+    assert policy_after(1, 0.3, 0, threads=4).next_size(1000, 9) == 1
+    assert policy_after(1, 0.15, 0, threads=100).next_size(1000, 9) == 2
+
+
+def test_large_arguments_are_as_long_tasks() -> None:
+    assert policy_after(1, 1e-9, MOST_NBYTES + 1, threads=2).next_size(9, 9) == 1
+
+
+def test_each_thread_has_a_batch_and_another() -> None:
+    policy = policy_of_milliseconds(threads=3)
+    assert [policy.next_size(10**6, n) for n in range(8)] == [*[200] * 6, 0, 0]
+
+
+def test_little_work_waits_for_the_threads_that_are_busy() -> None:
+    policy = policy_of_milliseconds(threads=2)
+    enough = round(LEAST / 0.001)
+    assert policy.next_size(enough - 1, 1) != 0
+    assert policy.next_size(enough - 1, 2) == 0
+    assert policy.next_size(enough, 2) != 0
+
+
+def test_tasks_that_take_no_time_wait_for_a_free_thread() -> None:
+    policy = policy_after(100, 0.0, 0, threads=2)
+    assert [policy.next_size(10**6, n) for n in (0, 1, 2)] == [MOST_TASKS, MOST_TASKS, 0]
+
+
+def test_shares_shrink_when_the_end_comes_near() -> None:
+    policy = policy_of_milliseconds(threads=2)
+    waiting = [10_000, 800, 799, 400, 41, 40]
+    assert [policy.next_size(n, 0) for n in waiting] == [200, 200, 200, 100, 11, 10]
+
+
+def test_shares_are_not_smaller_than_what_is_worth_a_batch() -> None:
+    worth = round(LEAST / 0.001)
+    waiting = [4 * worth, 3 * worth, worth + 1, worth, worth - 1, 1]
+    assert [policy_of_milliseconds(2).next_size(n, 0) for n in waiting] == [
+        *[worth] * 4,
+        worth - 1,
+        1,
+    ]
+    assert policy_after(1, LEAST, 0, 2).next_size(4, 0) == 1
+
+
+def test_what_is_worth_a_batch_may_be_more_than_fits_into_one() -> None:
+    assert policy_after(1, 1e-9, MOST_NBYTES // 4, 2).next_size(100, 0) == 4
+    assert policy_after(1, 1e-12, 0, 2).next_size(2 * MOST_TASKS, 0) == MOST_TASKS
+
+
+def test_a_policy_without_threads_sends_something() -> None:
+    """All workers may be gone when a call starts; nothing else would ever be sent."""
+    assert policy_after(1, 0.001, 0, threads=0).next_size(100, 0) != 0
+
+
+# ---------------------------------------------------------- what an earlier call has told
+def believer(seconds: float, threads: int = 2) -> BatchPolicy:
+    policy = BatchPolicy(threads)
+    policy.believe(seconds)
+    return policy
+
+
+def test_what_is_believed_parts_the_first_batches() -> None:
+    policy = believer(0.001)
+    worth = round(LEAST / 0.001)
+    waiting = [10 * worth, 5, 2, 1]
+    assert [policy.next_size(n, 0) for n in waiting] == [5 * worth, 3, 1, 1]
+    assert [policy.next_size(400, n) for n in (1, 7, 8)] == [200, 200, 0]
+
+
+def test_what_is_believed_does_not_fill_more_than_a_box() -> None:
+    """If it is true, the rest would only be given back; and it may be large."""
+    believed = believer(0.001).next_size(10**6, 0)
+    assert believed is not None
+    assert believed <= round(BOX / 0.001)
+
+
+def test_tasks_that_are_believed_to_be_long_are_not_put_together() -> None:
+    assert believer(10.0).next_size(1000, 0) in (None, 1)
+
+
+def test_what_is_believed_gives_way_to_what_is_known() -> None:
+    policy = believer(10.0)
+    policy.record(1000, 1.0, 0)
+    assert policy.next_size(400, 0) == policy_of_milliseconds(2).next_size(400, 0)
+    assert policy.mean == 0.001
+
+
+def test_what_is_believed_is_not_what_is_known() -> None:
+    policy = believer(0.001)
+    assert (policy.mean, policy.batch_size(), policy.lacking(0)) == (None, 1, 0)
+
+
+# ---------------------------------------------------------------- what joblib is to add
+def test_nothing_is_lacking_while_nothing_is_known() -> None:
+    assert BatchPolicy(4).lacking(0) == 0
+
+
+def test_long_tasks_are_not_read_ahead() -> None:
+    assert policy_after(1, BOX / 2 + 0.001, 0, threads=4).lacking(0) == 0
+    assert policy_after(1, BOX / 2, 0, threads=4).lacking(0) == 8
+
+
+def test_a_full_batch_for_each_thread_is_to_wait() -> None:
+    policy = policy_of_milliseconds(threads=4)
+    assert [policy.lacking(n) for n in (0, 100, 799, 800, 5000)] == [800, 700, 1, 0, 0]
+
+
+def test_no_more_is_lacking_than_threads_can_be_sent() -> None:
+    assert policy_after(1, 0.0, 0, threads=3).lacking(0) == 3 * MOST_TASKS
+    assert policy_after(1, 1e-9, MOST_NBYTES // 4, threads=3).lacking(0) == 12
+
+
+# ------------------------------------------------------------------------------ progress
+seconds = st.sampled_from([0.0, 1e-6, 1e-4, 0.001, 0.01, 0.1, 0.5, 3.0])
+
+
+@given(
+    handed=st.lists(st.lists(seconds, min_size=1, max_size=20), min_size=1, max_size=20),
+    threads=st.integers(min_value=1, max_value=100),
+    believed=st.none() | seconds,
+    nbytes=st.sampled_from([0, 10, MOST_NBYTES // 3, 2 * MOST_NBYTES]),
+    random=st.randoms(use_true_random=False),
+)
+def test_every_task_is_sent_until_it_has_been_run(
+    handed: list[list[float]],
+    threads: int,
+    believed: float | None,
+    nbytes: int,
+    random: Random,
+) -> None:
+    """A ledger, and workers that give back what they have no time for."""
+    policy = BatchPolicy(threads)
+    if believed is not None:
+        policy.believe(believed)
+    tasks = [took for batch in handed for took in batch]
+    numbers = iter(range(len(tasks)))
+    waiting = deque([next(numbers) for _ in batch] for batch in handed)
+    in_flight: list[list[int]] = []
+    done: list[int] = []
+    while waiting or in_flight:
+        while waiting:
+            size = policy.next_size(sum(map(len, waiting)), len(in_flight))
+            if size == 0:
+                break
+            batch = waiting.popleft()
+            if size is not None:
+                assert 1 <= size <= MOST_TASKS
+                while waiting and len(batch) < size:
+                    batch += waiting.popleft()
+                if len(batch) > size:
+                    waiting.appendleft(batch[size:])
+            in_flight.append(batch[:size])
+        assert in_flight, "tasks wait, and nothing will ever send them"
+        batch = in_flight.pop(random.randrange(len(in_flight)))
+        run = begun_in_time(batch, tasks, policy.patience)
+        policy.record(len(run), math.fsum(tasks[i] for i in run), nbytes * len(run))
+        done += run
+        if batch[len(run) :]:
+            waiting.appendleft(batch[len(run) :])
+    assert sorted(done) == list(range(len(tasks)))
+
+
+def begun_in_time(batch: list[int], tasks: list[float], patience: float) -> list[int]:
+    passed = 0.0
+    for number, task in enumerate(batch):
+        if number and passed > patience:
+            return batch[:number]
+        passed += tasks[task]
+    return batch

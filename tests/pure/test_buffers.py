@@ -13,9 +13,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from joblib_distributed.data.buffers import (
     Apart,
+    Digest,
     name_of,
     pack_apart,
     size_of,
@@ -437,3 +440,20 @@ def test_a_single_bit_changes_the_name() -> None:
     before = name_of(memoryview(array).cast("B"))
     array.view("u1")[-1, -1] ^= 1
     assert name_of(memoryview(array).cast("B")) != before
+
+
+@given(pieces=st.lists(st.binary(max_size=600), max_size=20))
+def test_a_buffer_in_pieces_has_the_name_of_the_whole(pieces: list[bytes]) -> None:
+    digest = Digest()
+    for end, piece in enumerate(pieces):
+        assert digest.name == name_of(memoryview(b"".join(pieces[:end])))
+        digest.update(memoryview(piece))
+    assert digest.name == name_of(memoryview(b"".join(pieces)))
+
+
+def test_pieces_may_be_of_any_kind() -> None:
+    array = floats()
+    digest = Digest()
+    digest.update(memoryview(array[:7]))
+    digest.update(memoryview(bytearray(array[7:].tobytes())))
+    assert digest.name == name_of(memoryview(array).cast("B"))

@@ -11,10 +11,12 @@ from joblib_distributed.data.outcome import (
     Kind,
     Missing,
     Outcome,
+    not_run,
     pack_missing,
 )
-from joblib_distributed.data.payload import PackedTask
+from joblib_distributed.data.tasks import PackedTask, PlainTasks, Tasks
 from joblib_distributed.driver import call as ledger
+from joblib_distributed.driver.batching import BatchPolicy
 from joblib_distributed.driver.call import Call, batch_name
 from joblib_distributed.driver.events import (
     AttemptFailed,
@@ -381,7 +383,7 @@ def test_a_value_of_a_late_attempt_is_not_mixed_in() -> None:
 
 
 # ------------------------------------------------------------------- buffers not found
-def lacks(number: int, *tasks: PackedTask) -> Supply:
+def lacks(number: int, *tasks: Tasks) -> Supply:
     return Supply(key(number), list(tasks), MISSING)
 
 
@@ -460,7 +462,7 @@ def test_what_cannot_be_supplied_is_sent_with_its_buffers() -> None:
     # From now on, but no other task.
     assert call.handle(finished(2, value(0), NOT_RUN)) == [
         Release([key(2)]),
-        Send(key(3), [second], with_buffers=True, worker=THERE),
+        Send(key(3), [second], with_buffers=True),
     ]
     third = task(2)
     assert call.handle(Dispatched(1, [third])) == [Send(key(4), [third])]
@@ -616,6 +618,418 @@ def test_buffers_that_nobody_waits_for_change_nothing() -> None:
         Send(key(4), [first], worker=THERE),
     ]
     assert second.index == 1
+
+
+# ------------------------------------------------------------- merged and parted batches
+class Sizes(BatchPolicy):
+    """Says what a test wants it to; notes what it is asked and told."""
+
+    def __init__(self, size: int | None) -> None:
+        super().__init__(threads=4)
+        self.size = size
+        self.asked: list[tuple[int, int]] = []
+        self.recorded: list[tuple[int, float, int]] = []
+
+    def next_size(self, waiting: int, in_flight: int) -> int | None:
+        self.asked.append((waiting, in_flight))
+        return self.size
+
+    def record(self, tasks: int, seconds: float, nbytes: int) -> None:
+        self.recorded.append((tasks, seconds, nbytes))
+
+    def lacking(self, waiting: int) -> int:
+        return 1000 - waiting
+
+
+BOX = Sizes(0).patience
+
+
+def sized_call(
+    size: int | None, limit: int | None = None, retries: int = 0
+) -> tuple[Call, Sizes]:
+    policy = Sizes(size)
+    return Call("c", limit, retries, 10, policy), policy
+
+
+def plain(index: int, size: int) -> PlainTasks:
+    calls = [(i,) for i in range(index, index + size)]
+    return PlainTasks(index, "f", b"key of f", b"packed f", calls)
+
+
+def values(index: int, size: int) -> Outcome:
+    """Return what plain neighbours gave together."""
+    return Outcome(Kind.VALUE, 0.25, b"values from %d" % index, plain=size)
+
+
+def boxed(number: int, *tasks: Tasks) -> Send:
+    return Send(key(number), list(tasks), box=BOX)
+
+
+def boxed_alone(number: int, suspect: Tasks) -> Send:
+    return Send(key(number), [suspect], solo=True, box=BOX)
+
+
+def merged_call(*deliveries: list[Tasks], retries: int = 0) -> tuple[Call, Sizes]:
+    """Return a call that has sent deliveries 0, 1, ... in one attempt."""
+    call, policy = sized_call(0, retries=retries)
+    *before, last = deliveries
+    for number, tasks in enumerate(before):
+        assert call.handle(Dispatched(number, tasks)) == []
+    policy.size = 1000
+    assert call.handle(Dispatched(len(before), last)) == [
+        boxed(1, *(task for tasks in deliveries for task in tasks))
+    ]
+    return call, policy
+
+
+def test_deliveries_are_merged_and_delivered_apart() -> None:
+    call, _ = merged_call([plain(0, 2)], [task(2), plain(3, 2)], [task(5)])
+    assert call.in_flight == {key(1)}
+    assert call.undelivered == 3
+    outcomes = values(0, 2), value(2), values(3, 2), value(5)
+    assert call.handle(finished(1, *outcomes)) == [
+        Deliver(0, [plain(0, 2)], [values(0, 2)]),
+        Deliver(1, [task(2), plain(3, 2)], [value(2), values(3, 2)]),
+        Deliver(2, [task(5)], [value(5)]),
+        Release([key(1)]),
+    ]
+    assert call.undelivered == 0
+
+
+def test_a_delivery_is_cut_into_attempts() -> None:
+    call, _ = sized_call(4)
+    assert call.handle(Dispatched(0, [plain(0, 10)])) == [
+        boxed(1, plain(0, 4)),
+        boxed(2, plain(4, 4)),
+        boxed(3, plain(8, 2)),
+    ]
+
+
+def test_values_of_many_parts_are_delivered_once_and_in_order() -> None:
+    call, policy = sized_call(4)
+    call.handle(Dispatched(0, [task(0), plain(1, 8), task(9)]))
+    policy.size = 100
+    # The last attempt ends first; of the second, something is given back twice.
+    assert call.handle(finished(3, values(8, 1), value(9))) == [Release([key(3)])]
+    assert call.handle(finished(2, values(4, 1), not_run(3))) == [
+        Release([key(2)]),
+        boxed(4, plain(5, 3)),
+    ]
+    assert call.handle(finished(4, value(5), not_run(2))) == [
+        Release([key(4)]),
+        boxed(5, plain(6, 2)),
+    ]
+    assert call.handle(finished(1, value(0), values(1, 3))) == [Release([key(1)])]
+    parts = [task(0), plain(1, 3), plain(4, 1), plain(5, 1), plain(6, 2), plain(8, 1)]
+    outcomes = [value(0), values(1, 3), values(4, 1), value(5), values(6, 2)]
+    assert call.handle(finished(5, values(6, 2))) == [
+        Deliver(0, [*parts, task(9)], [*outcomes, values(8, 1), value(9)]),
+        Release([key(5)]),
+    ]
+    for number in range(1, 6):
+        assert call.handle(finished(number, *[values(0, 1)] * 8)) == []
+
+
+def test_an_error_among_plain_neighbours_fails_their_delivery_only() -> None:
+    call, _ = merged_call([plain(0, 3)], [plain(3, 4)], [plain(7, 3)])
+    outcomes = values(0, 3), values(3, 2), error(5), not_run(4)
+    assert call.handle(finished(1, *outcomes)) == [
+        Deliver(0, [plain(0, 3)], [values(0, 3)]),
+        DeliverError(1, plain(5, 1), error(5)),
+        Release([key(1)]),
+        boxed(2, plain(7, 3)),
+    ]
+    assert call.handle(finished(2, values(7, 3))) == [
+        Deliver(2, [plain(7, 3)], [values(7, 3)]),
+        Release([key(2)]),
+    ]
+
+
+def test_what_failed_is_not_sent_again_with_what_was_merged() -> None:
+    """Delivery 0 is in two attempts; the second is given back after it failed."""
+    call, policy = sized_call(4)
+    call.handle(Dispatched(0, [plain(0, 6)]))
+    policy.size = 0
+    call.handle(Dispatched(1, [plain(6, 2)]))
+    assert call.handle(finished(1, error(0), not_run(3))) == [
+        DeliverError(0, plain(0, 1), error(0)),
+        Release([key(1)]),
+    ]
+    policy.size = 4
+    assert call.handle(finished(2, not_run(2))) == [
+        Release([key(2)]),
+        boxed(3, plain(6, 2)),
+    ]
+
+
+def test_one_of_plain_neighbours_is_retried() -> None:
+    call, _ = merged_call([plain(0, 4)], [task(4)], retries=1)
+    assert call.handle(finished(1, values(0, 1), error(1), not_run(3))) == [
+        Release([key(1)]),
+        boxed(2, plain(1, 1), plain(2, 2), task(4)),
+    ]
+    # Its neighbours keep their own tries.
+    assert call.handle(finished(2, values(1, 1), error(2), not_run(2))) == [
+        Release([key(2)]),
+        boxed(3, plain(2, 1), plain(3, 1), task(4)),
+    ]
+    assert call.handle(finished(3, error(2), not_run(2))) == [
+        DeliverError(0, plain(2, 1), error(2)),
+        Release([key(3)]),
+        boxed(4, task(4)),
+    ]
+
+
+def test_a_death_makes_each_of_plain_neighbours_a_suspect_alone() -> None:
+    call, _ = merged_call([plain(0, 3)], [task(3)], [plain(4, 1)])
+    assert call.handle(AttemptKilled(key(1), "")) == [
+        Release([key(1)]),
+        boxed_alone(2, plain(0, 1)),
+    ]
+    for index in range(2):
+        assert call.handle(finished(2 + index, values(index, 1))) == [
+            Release([key(2 + index)]),
+            boxed_alone(3 + index, plain(index + 1, 1)),
+        ]
+    release, failed, sent = call.handle(AttemptKilled(key(4), "It died."))
+    assert release == Release([key(4)])
+    assert isinstance(failed, DeliverError)
+    assert (failed.delivery, failed.task) == (0, plain(2, 1))
+    assert message(failed).startswith("Task 2 (f) killed the worker processes")
+    assert sent == boxed_alone(5, task(3))
+    call.handle(finished(5, value(3)))
+    assert call.handle(finished(6, values(4, 1))) == [
+        Deliver(2, [plain(4, 1)], [values(4, 1)]),
+        Release([key(6)]),
+    ]
+
+
+def test_suspects_are_not_merged_with_what_waits() -> None:
+    call, policy = sized_call(2)
+    call.handle(Dispatched(0, [plain(0, 2)]))
+    policy.size = 0
+    call.handle(Dispatched(1, [plain(2, 2)]))
+    policy.size = 100
+    assert call.handle(AttemptKilled(key(1), "")) == [
+        Release([key(1)]),
+        boxed_alone(2, plain(0, 1)),
+    ]
+    # One that is not run stays a suspect.
+    assert call.handle(finished(2, not_run(1))) == [
+        Release([key(2)]),
+        boxed_alone(3, plain(0, 1)),
+    ]
+    call.handle(finished(3, values(0, 1)))
+    assert call.handle(finished(4, values(1, 1))) == [
+        Deliver(0, [plain(0, 1), plain(1, 1)], [values(0, 1), values(1, 1)]),
+        Release([key(4)]),
+        boxed(5, plain(2, 2)),
+    ]
+
+
+def test_what_waits_for_buffers_is_merged_with_nothing() -> None:
+    call, policy = merged_call([plain(0, 2)], [task(2)])
+    assert call.handle(finished(1, values(0, 1), MISSING, not_run(1))) == [
+        lacks(1, plain(1, 1), task(2)),
+        Release([key(1)]),
+    ]
+    policy.size = 0
+    assert call.handle(Dispatched(2, [plain(3, 2)])) == []
+    policy.size = 1
+    assert call.handle(supplied(1)) == [
+        Send(key(2), [plain(1, 1)], worker=THERE, box=BOX),
+        Send(key(3), [task(2)], worker=THERE, box=BOX),
+        boxed(4, plain(3, 1)),
+        boxed(5, plain(4, 1)),
+    ]
+
+
+def test_what_is_given_back_is_bound_for_no_worker_any_more() -> None:
+    call, policy = merged_call([plain(0, 4)])
+    call.handle(finished(1, MISSING, not_run(3)))
+    policy.size = 4
+    assert call.handle(supplied(1)) == [
+        Send(key(2), [plain(0, 1), plain(1, 3)], worker=THERE, box=BOX)
+    ]
+    policy.size = 2
+    assert call.handle(finished(2, values(0, 1), not_run(3))) == [
+        Release([key(2)]),
+        boxed(3, plain(1, 2)),
+        boxed(4, plain(3, 1)),
+    ]
+
+
+def test_a_hundred_are_sent_before_anything_else_is_heard() -> None:
+    call = new_call()
+    for number in range(150):
+        call.note(Dispatched(number, [task(number)]))
+    assert len(call.send()) == ledger.SENDS_AT_ONCE
+    assert call.can_send
+    assert len(call.send()) == 150 - ledger.SENDS_AT_ONCE
+    assert not call.can_send
+
+
+def test_nothing_is_delivered_of_outcomes_that_are_not_its_tasks() -> None:
+    call = new_call()
+    dispatch(call, 1)
+    call.handle(Dispatched(1, [task(1)]))
+    with pytest.raises(ValueError, match="more outcomes"):
+        call.handle(finished(1, value(0), value(1)))
+    assert call.undelivered == 2
+
+
+def test_plain_neighbours_whose_function_lacks_buffers_wait_for_them() -> None:
+    call, _ = merged_call([plain(0, 3)])
+    assert call.handle(finished(1, MISSING, not_run(2))) == [
+        lacks(1, plain(0, 1), plain(1, 2)),
+        Release([key(1)]),
+    ]
+    assert call.handle(supplied(1)) == [
+        Send(key(2), [plain(0, 1), plain(1, 2)], worker=THERE, box=BOX)
+    ]
+    assert call.handle(finished(2, values(0, 1), values(1, 2))) == [
+        Deliver(0, [plain(0, 1), plain(1, 2)], [values(0, 1), values(1, 2)]),
+        Release([key(2)]),
+    ]
+
+
+def test_merged_deliveries_that_are_lost_are_sent_again() -> None:
+    call, _ = merged_call([plain(0, 2)], [task(2)])
+    assert call.handle(AttemptLost(key(1))) == [
+        Release([key(1)]),
+        boxed(2, plain(0, 2), task(2)),
+    ]
+
+
+def test_merged_deliveries_that_are_lost_for_ever_fail_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ledger, "LOSSES_ALLOWED", 0)
+    call, _ = merged_call([plain(0, 2), task(2)], [plain(3, 2)])
+    release, *failed = call.handle(AttemptLost(key(1)))
+    assert release == Release([key(1)])
+    assert [(f.delivery, f.task) for f in failed if isinstance(f, DeliverError)] == [
+        (0, plain(0, 2)),
+        (1, plain(3, 2)),
+    ]
+    assert message(failed[1]).startswith("Task 3 (f) was lost by the cluster 1 times.")
+
+
+def test_merged_deliveries_that_cannot_run_fail_each() -> None:
+    call, _ = merged_call([plain(0, 2), task(2)], [plain(3, 2)])
+    _, *failed = call.handle(AttemptFailed(key(1), "It could not."))
+    assert [(f.delivery, f.task) for f in failed if isinstance(f, DeliverError)] == [
+        (0, plain(0, 2)),
+        (1, plain(3, 2)),
+    ]
+    assert call.undelivered == 0
+
+
+def test_the_patience_of_what_is_merged_is_that_of_the_one_tried_most() -> None:
+    call, policy = merged_call([task(0)])
+    policy.size = 0
+    *before, last = look(call, 1, *[None] * 30)
+    assert last == [Release([key(1)])]
+    policy.size = 9
+    assert call.handle(Dispatched(1, [task(1)])) == [boxed(2, task(0), task(1))]
+    *before, last = look(call, 2, *[None] * 60)
+    assert before == [[]] * 59
+    assert last == [Release([key(2)]), boxed(3, task(0), task(1))]
+
+
+def test_the_policy_is_asked_what_to_send_until_it_says_to_wait() -> None:
+    call, policy = sized_call(0)
+    call.handle(Dispatched(0, [plain(0, 5)]))
+    assert policy.asked == [(5, 0)]
+    policy.size = 4
+    call.handle(Dispatched(1, [task(5), task(6)]))
+    assert policy.asked == [(5, 0), (7, 0), (3, 1)]
+    assert call.in_flight == {key(1), key(2)}
+
+
+def test_the_limit_holds_for_what_the_policy_would_send() -> None:
+    call, policy = sized_call(2, limit=1)
+    assert call.handle(Dispatched(0, [plain(0, 5)])) == [boxed(1, plain(0, 2))]
+    assert call.handle(finished(1, values(0, 2))) == [
+        Release([key(1)]),
+        boxed(2, plain(2, 2)),
+    ]
+    assert policy.asked == [(5, 0), (3, 0)]
+
+
+def test_a_policy_may_leave_batches_as_they_are() -> None:
+    call, _ = sized_call(None)
+    for number, tasks in enumerate([[plain(0, 50)], [task(50), plain(51, 2)]]):
+        assert call.handle(Dispatched(number, tasks)) == [boxed(number + 1, *tasks)]
+
+
+def test_what_is_given_back_is_merged_with_what_waits() -> None:
+    call, policy = sized_call(3)
+    call.handle(Dispatched(0, [plain(0, 3)]))
+    policy.size = 0
+    call.handle(Dispatched(1, [plain(3, 3)]))
+    policy.size = 4
+    assert call.handle(finished(1, values(0, 1), not_run(2))) == [
+        Release([key(1)]),
+        boxed(2, plain(1, 2), plain(3, 2)),
+        boxed(3, plain(5, 1)),
+    ]
+
+
+def test_the_policy_is_told_what_values_cost() -> None:
+    call, policy = merged_call([plain(0, 3)], [task(3), task(4)])
+    call.handle(finished(1, values(0, 3), value(3), error(4)))
+    assert policy.recorded == [
+        (3, 0.25, plain(0, 3).nbytes),
+        (1, 0.5, len(b"arguments 3")),
+    ]
+
+
+def test_late_values_teach_nothing() -> None:
+    call, policy = merged_call([task(0)])
+    call.handle(AttemptLost(key(1)))
+    call.handle(finished(1, value(0)))
+    assert policy.recorded == []
+
+
+def test_joblib_is_to_add_to_what_waits() -> None:
+    call, policy = sized_call(0)
+    assert call.lacking == 1000
+    call.handle(Dispatched(0, [plain(0, 40), task(40)]))
+    assert call.lacking == 959
+    policy.size = 40
+    call.handle(Dispatched(1, [plain(41, 3)]))
+    assert call.lacking == 1000
+    call.handle(Cancelled())
+    assert call.lacking == 0
+    assert new_call().lacking == 0
+
+
+def test_nothing_waits_after_the_end() -> None:
+    call, policy = sized_call(0)
+    call.handle(Dispatched(0, [plain(0, 40)]))
+    call.handle(Cancelled())
+    policy.size = 10
+    assert call.handle(Dispatched(1, [task(40)])) == []
+    assert policy.asked == [(40, 0)]
+
+
+def test_merged_batches_are_named_after_their_functions() -> None:
+    call, policy = sized_call(0)
+    call.handle(Dispatched(0, [plain(0, 2)]))
+    policy.size = 10
+    (sent,) = call.handle(Dispatched(1, [task(2, "g")]))
+    assert isinstance(sent, Send)
+    assert sent.key == "mixed_batch_of_f-c-1"
+
+
+def test_tasks_that_turn_out_to_be_long_are_not_sent_together() -> None:
+    """They were handed over when others were short; threads would have nothing to do."""
+    policy = BatchPolicy(threads=4)
+    policy.record(1, 10.0, 0)
+    call = Call("c", None, 0, 10, policy)
+    sent = call.handle(Dispatched(0, [plain(0, 4), *(task(4 + i) for i in range(4))]))
+    assert len(sent) >= 4
 
 
 # ------------------------------------------------------------------------------- killed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -23,10 +24,12 @@ from joblib_distributed.data.outcome import (
     Kind,
     Missing,
     Outcome,
+    not_run,
     pack_missing,
 )
-from joblib_distributed.data.payload import PackedTask
+from joblib_distributed.data.tasks import PackedTask, PlainTasks, Tasks
 from joblib_distributed.driver import call as ledger
+from joblib_distributed.driver.batching import BatchPolicy
 from joblib_distributed.driver.call import LOOKS_BEFORE_LOST, Call
 from joblib_distributed.driver.events import (
     AttemptFailed,
@@ -83,6 +86,9 @@ MISSING = pack_missing(Missing("host", "worker", ("name",)))
 POISON = -1
 behaviours = st.sampled_from([0, 0, 0, 0, 1, 2, 3, POISON])
 
+#: What tasks do, and whether they are plain.
+kinds_of_tasks = st.tuples(behaviours, st.booleans())
+
 picks = st.integers(min_value=0, max_value=10**6)
 
 
@@ -98,8 +104,12 @@ class Ours(NamedTuple):
 class ModelTask:
     """A task, and what it does when it is run."""
 
-    packed: PackedTask
+    index: int
+    #: None if it is plain.
+    packed: PackedTask | None
     delivery: int
+    #: How long it takes.
+    seconds: float
     #: How many times it still raises; POISON if it kills instead.
     raises: int
     retries_left: int
@@ -119,11 +129,23 @@ class ModelTask:
 
     @property
     def value(self) -> Outcome:
-        return Outcome(Kind.VALUE, 0.0, b"value %d" % self.packed.index)
+        return Outcome(Kind.VALUE, self.seconds, b"value %d" % self.index)
 
     @property
     def error(self) -> Outcome:
-        return Outcome(Kind.ERROR, 0.0, b"error %d" % self.packed.index)
+        return Outcome(Kind.ERROR, self.seconds, b"error %d" % self.index)
+
+    @property
+    def gives_plain(self) -> bool:
+        """Whether its value is reported together with those of its neighbours."""
+        return self.packed is None and self.index % 4 != 3
+
+
+def joined(tasks: Sequence[ModelTask]) -> Outcome:
+    """Return what plain neighbours give together."""
+    values = b" ".join(task.value.packed for task in tasks)
+    seconds = math.fsum(task.seconds for task in tasks)
+    return Outcome(Kind.VALUE, seconds, values, plain=len(tasks))
 
 
 @dataclasses.dataclass
@@ -131,6 +153,8 @@ class ModelAttempt:
     """An attempt as the engine has it."""
 
     tasks: list[ModelTask]
+    #: Of each task, the row that it was sent in.
+    rows: list[int]
     arrived: bool = False
     unknown: int = 0
     stranded_since: float | None = None
@@ -140,21 +164,41 @@ class ModelAttempt:
         """Looks in a row that may not find it, and one more."""
         if self.arrived:
             return LOOKS_BEFORE_LOST
-        (times,) = {task.never_arrived for task in self.tasks}
+        times = max(task.never_arrived for task in self.tasks)
         return LOOKS_BEFORE_NEVER_ARRIVED * int(2**times)
+
+
+class Remembering(BatchPolicy):
+    """Remembers what it said last."""
+
+    last: int | None = None
+
+    def next_size(self, waiting: int, in_flight: int) -> int | None:
+        self.last = super().next_size(waiting, in_flight)
+        return self.last
 
 
 class LedgerMachine(RuleBasedStateMachine):
     """Feeds events; checks each instruction against what is known to be right."""
 
+    #: Whether batches are merged and cut.
+    has_policy = False
+
     @initialize(
         limit=st.sampled_from([None, 1, 2, 3]),
         retries=st.integers(min_value=0, max_value=2),
+        threads=st.sampled_from([1, 2, 3]),
+        known=st.sampled_from([None, 0.0, 0.001, 0.03, 0.05, 1.0]),
     )
-    def start(self, limit: int | None, retries: int) -> None:
+    def start(
+        self, limit: int | None, retries: int, threads: int, known: float | None
+    ) -> None:
         self.limit = limit
         self.retries = retries
-        self.call = Call("c", limit, retries, STRANDED_TIMEOUT)
+        self.policy = Remembering(threads) if self.has_policy else None
+        if self.policy is not None and known is not None:
+            self.policy.record(1, known, 0)
+        self.call = Call("c", limit, retries, STRANDED_TIMEOUT, self.policy)
         self.now = 0.0
         self.over = False
         self.tasks: list[ModelTask] = []
@@ -209,12 +253,13 @@ class LedgerMachine(RuleBasedStateMachine):
         assert send.key not in self.in_flight, "two attempts under one key"
         assert send.key not in self.ended, "a key is used again"
         assert send.tasks, "an empty attempt"
-        tasks = [self.tasks[packed.index] for packed in send.tasks]
-        for task, packed in zip(tasks, send.tasks, strict=True):
-            assert packed is task.packed
+        rows = [self.tasks_of(row) for row in send.tasks]
+        tasks = [task for row in rows for task in row]
+        assert len({task.index for task in tasks}) == len(tasks), "a task is sent twice"
+        for task in tasks:
             assert not task.done, "a task that gave its value is sent again"
             assert task.delivery in self.open, "nobody wants this task"
-            assert packed.index not in self.expected_errors, "a failed task is sent again"
+            assert task.index not in self.expected_errors, "a failed task is sent again"
             assert not any(task in a.tasks for a in self.in_flight.values())
             assert not self.is_held(task), "a task is sent before its buffers are there"
         assert send.solo == any(task.suspect for task in tasks)
@@ -223,14 +268,32 @@ class LedgerMachine(RuleBasedStateMachine):
             assert not self.in_flight, "a suspect runs beside others"
         else:
             assert not self.suspects(), "an attempt is sent while there are suspects"
-        assert send.with_buffers == any(task.along for task in tasks)
+        assert {send.with_buffers} == {task.along for task in tasks}
         assert {send.worker} == {task.worker for task in tasks}
-        self.in_flight[send.key] = ModelAttempt(tasks)
+        if self.policy is None:
+            assert send.box is None
+            assert len({task.delivery for task in tasks}) == 1, "deliveries are merged"
+        else:
+            assert send.box == self.policy.patience
+        numbers = [number for number, row in enumerate(rows) for _ in row]
+        self.in_flight[send.key] = ModelAttempt(tasks, numbers)
+
+    def tasks_of(self, row: Tasks) -> list[ModelTask]:
+        """Find what was sent, or delivered, in the model."""
+        tasks = self.tasks[row.index : row.index + row.size]
+        if isinstance(row, PlainTasks):
+            assert [task.packed for task in tasks] == [None] * row.size
+            assert list(row.calls) == [(task.index,) for task in tasks]
+            assert len({task.delivery for task in tasks}) == 1
+        else:
+            assert [task.packed is row for task in tasks] == [True]
+        return tasks
 
     def hold(self, supply: Supply) -> None:
         assert self.lacking is not None, "nothing is lacking"
         (key, tasks), self.lacking = self.lacking, None
-        assert supply == Supply(key, [task.packed for task in tasks], MISSING)
+        assert (supply.key, supply.missing) == (key, MISSING)
+        assert [task for row in supply.tasks for task in self.tasks_of(row)] == tasks
         self.held[key] = tasks
 
     def is_held(self, task: ModelTask) -> bool:
@@ -239,19 +302,24 @@ class LedgerMachine(RuleBasedStateMachine):
     def deliver(self, deliver: Deliver) -> None:
         tasks = self.deliveries[deliver.delivery]
         self.close(deliver.delivery, "values")
-        assert list(deliver.tasks) == [task.packed for task in tasks]
-        assert list(deliver.outcomes) == [task.value for task in tasks]
+        delivered = []
+        for row, outcome in zip(deliver.tasks, deliver.outcomes, strict=True):
+            part = self.tasks_of(row)
+            assert outcome == (joined(part) if outcome.plain else part[0].value)
+            assert outcome.size == len(part)
+            delivered += part
+        assert delivered == tasks
         assert all(task.done for task in tasks)
 
     def deliver_error(self, failed: DeliverError) -> None:
         self.close(failed.delivery, "error")
         assert failed.task is not None
-        task = self.tasks[failed.task.index]
-        assert task.packed is failed.task
+        task, *others = self.tasks_of(failed.task)
         assert task.delivery == failed.delivery
-        expected = self.expected_errors[failed.task.index]
+        expected = self.expected_errors[task.index]
         if isinstance(expected, Outcome):
             assert failed.error == expected
+            assert others == []
         else:
             assert type(failed.error) is expected.kind
             assert expected.phrase in str(failed.error)
@@ -296,7 +364,7 @@ class LedgerMachine(RuleBasedStateMachine):
             if task.retries_left:
                 task.retries_left -= 1
             else:
-                self.expected_errors[task.packed.index] = task.error
+                self.expected_errors[task.index] = task.error
         return outcomes + [NOT_RUN] * (len(tasks) - len(begun))
 
     def lose_attempt(self, attempt: ModelAttempt) -> None:
@@ -305,19 +373,46 @@ class LedgerMachine(RuleBasedStateMachine):
             task.losses += 1
             if task.losses > LOSSES_ALLOWED:
                 phrase = f"was lost by the cluster {task.losses} times"
-                self.expected_errors[task.packed.index] = Ours(TaskLostError, phrase)
+                self.expected_errors[task.index] = Ours(TaskLostError, phrase)
 
     def finish_attempt(self, key: str, most: int, stops: bool = True) -> None:
-        tasks = self.in_flight[key].tasks
-        outcomes = self.run(tasks, most, stops)
+        attempt = self.in_flight[key]
+        outcomes = self.run(attempt.tasks, most, stops)
         if outcomes is None:
             self.kill_attempts([key])
         else:
-            self.feed(AttemptFinished(key, "worker", outcomes))
+            for task in attempt.tasks:
+                task.worker = ""  # its host has what they need: anybody may run the rest
+            reported = self.reported(attempt, outcomes)
+            self.feed(AttemptFinished(key, "worker", reported))
+
+    def reported(
+        self, attempt: ModelAttempt, outcomes: Sequence[Outcome]
+    ) -> list[Outcome]:
+        """Put together what a worker does: plain values, and what was not run."""
+        reported: list[Outcome] = []
+        one_by_one = zip(attempt.tasks, attempt.rows, outcomes, strict=True)
+
+        def group(one: tuple[ModelTask, int, Outcome]) -> tuple[str, int]:
+            task, row, outcome = one
+            if outcome.kind is Kind.NOT_RUN:
+                return "not run", 0
+            if outcome.kind is Kind.VALUE and task.gives_plain:
+                return "row", row
+            return "task", task.index
+
+        for (what, _), members in itertools.groupby(one_by_one, group):
+            tasks, _, given = zip(*members, strict=True)
+            if what == "not run":
+                reported.append(not_run(len(tasks)))
+            else:
+                reported += [joined(tasks)] if what == "row" else given
+        return reported
 
     def miss(self, key: str, tasks: list[ModelTask]) -> None:
         """Note what of an attempt lacks its buffers."""
-        if tasks[0].delivery not in self.open:
+        tasks = [task for task in tasks if task.delivery in self.open]
+        if not tasks:
             return
         for task in tasks:
             task.misses += 1
@@ -325,12 +420,12 @@ class LedgerMachine(RuleBasedStateMachine):
             self.lacking = key, tasks
             return
         for task in tasks:
-            task.along, task.worker = True, ""
+            task.along, task.worker, task.renewed = True, "", False
 
     def supply_one(self, key: str, along: bool) -> None:
         for task in self.held.pop(key):
             task.along = task.along or along
-            task.worker = f"supplied for {key}"
+            task.worker, task.renewed = f"supplied for {key}", False
         self.feed(Supplied(key, f"supplied for {key}", along))
         self.supplied.append(key)
 
@@ -339,7 +434,7 @@ class LedgerMachine(RuleBasedStateMachine):
             tasks = self.in_flight[key].tasks
             for task in tasks:
                 if task.suspect:
-                    self.expected_errors[task.packed.index] = Ours(
+                    self.expected_errors[task.index] = Ours(
                         WorkerDiedError, "when it ran alone: It died."
                     )
                 task.suspect = True
@@ -347,22 +442,30 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------------------ rules
     @precondition(lambda self: not self.over)
-    @rule(kinds=st.lists(behaviours, min_size=1, max_size=5))
-    def dispatch(self, kinds: list[int]) -> None:
+    @rule(
+        kinds=st.lists(kinds_of_tasks, min_size=1, max_size=8),
+        seconds=st.sampled_from([0.0, 0.001, 0.05, 0.3]),
+    )
+    def dispatch(self, kinds: list[tuple[int, bool]], seconds: float) -> None:
         number = len(self.deliveries)
-        new = [
-            ModelTask(
-                PackedTask(len(self.tasks) + i, "f", b"", b"", b""),
-                number,
-                raises,
-                self.retries,
-            )
-            for i, raises in enumerate(kinds)
-        ]
+        new: list[ModelTask] = []
+        rows: list[Tasks] = []
+        for is_plain, members in itertools.groupby(kinds, lambda kind: kind[1]):
+            first = len(self.tasks) + len(new)
+            for index, (raises, _) in enumerate(members, first):
+                packed = None if is_plain else PackedTask(index, "f", b"", b"", b"")
+                new.append(
+                    ModelTask(index, packed, number, seconds, raises, self.retries)
+                )
+                if packed is not None:
+                    rows.append(packed)
+            if is_plain:
+                calls = [(task.index,) for task in new[first - len(self.tasks) :]]
+                rows.append(PlainTasks(first, "f", b"", b"", calls))
         self.tasks += new
         self.deliveries.append(new)
         self.open.add(number)
-        self.feed(Dispatched(number, [task.packed for task in new]))
+        self.feed(Dispatched(number, rows))
 
     @precondition(lambda self: self.in_flight)
     @rule(
@@ -380,7 +483,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def lack_buffers(self, which: int, share: float) -> None:
         """A task finds that its host lacks buffers; those after it are not run."""
         key = self.pick(which)
-        tasks = self.in_flight[key].tasks
+        attempt = self.in_flight[key]
+        tasks = attempt.tasks
         begun = math.floor(share * len(tasks))
         if any(task.raises for task in tasks[:begun]):
             self.finish_attempt(key, begun)
@@ -389,7 +493,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert outcomes is not None
         outcomes[begun] = MISSING
         self.miss(key, tasks[begun:])
-        self.feed(AttemptFinished(key, "worker", outcomes))
+        reported = self.reported(attempt, outcomes)
+        self.feed(AttemptFinished(key, "worker", reported))
         assert self.lacking is None, "buffers were not asked for"
 
     @precondition(lambda self: self.held)
@@ -425,7 +530,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def fail_to_start(self, which: int) -> None:
         key = self.pick(which)
         for task in self.in_flight[key].tasks:
-            self.expected_errors[task.packed.index] = Ours(
+            self.expected_errors[task.index] = Ours(
                 TaskLostError, "gave nothing that could be had: It could not."
             )
         self.feed(AttemptFailed(key, "It could not."))
@@ -512,7 +617,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if looked.threads:
             phrase = "resources= allow" if looked.constrained else "probably paused"
         for task in attempt.tasks:
-            self.expected_errors[task.packed.index] = Ours(NoWorkersError, phrase)
+            self.expected_errors[task.index] = Ours(NoWorkersError, phrase)
 
     def last_instructions(self) -> list[Instruction]:
         released = [Release(sorted(self.in_flight))] if self.in_flight else []
@@ -580,18 +685,20 @@ class LedgerMachine(RuleBasedStateMachine):
         if self.suspects():
             assert self.in_flight
             return
-        out = {t.packed.index for a in self.in_flight.values() for t in a.tasks}
+        out = {t.index for a in self.in_flight.values() for t in a.tasks}
         waiting = [
             task
             for task in self.tasks
             if task.delivery in self.open
             and not task.done
-            and task.packed.index not in out
+            and task.index not in out
             and not self.is_held(task)
         ]
         solo = any(self.is_solo(key) for key in self.in_flight)
-        if waiting and not solo:
-            assert len(self.in_flight) == self.limit
+        if waiting and not solo and len(self.in_flight) != self.limit:
+            assert self.policy is not None
+            assert self.policy.last == 0
+            assert self.in_flight, "tasks wait, and nothing will ever send them"
 
     # ------------------------------------------------------------------------ the end
     def teardown(self) -> None:
@@ -612,15 +719,22 @@ class LedgerMachine(RuleBasedStateMachine):
             if self.ends[tasks[0].delivery] == "values":
                 assert not any(task.raises == POISON for task in tasks)
             elif self.ends[tasks[0].delivery] == "error":
-                assert any(task.packed.index in self.expected_errors for task in tasks)
+                assert any(task.index in self.expected_errors for task in tasks)
         # Nobody is blamed for the death of another.
         for index, expected in self.expected_errors.items():
             if isinstance(expected, Ours) and expected.kind is WorkerDiedError:
                 assert self.tasks[index].raises == POISON
 
 
+class MergingLedgerMachine(LedgerMachine):
+    """The same, of a ledger that merges and cuts what joblib hands over."""
+
+    has_policy = True
+
+
 TestLedger = LedgerMachine.TestCase
-TestLedger.settings = settings(
+TestMergingLedger = MergingLedgerMachine.TestCase
+TestLedger.settings = TestMergingLedger.settings = settings(
     max_examples=250,
     stateful_step_count=40,
     deadline=None,

@@ -17,11 +17,14 @@ from joblib_distributed.data.outcome import (
     Outcome,
     Report,
     Stage,
+    not_run,
     pack_failure,
     pack_missing,
+    pack_plain,
     pack_report,
     unpack_error,
     unpack_missing,
+    unpack_plain,
     unpack_report,
     unpack_value,
 )
@@ -85,6 +88,43 @@ def test_kinds_arrive_as_kinds() -> None:
     report = unpack_report(pack_report("w", outcomes))
     assert [type(o.kind) for o in report.outcomes] == [Kind] * len(Kind)
     assert [o.kind for o in report.outcomes] == list(Kind)
+
+
+# ------------------------------------------------------------------------------- plain
+PLAIN_VALUES = [1, -2.5, 1j, True, None, "text", 10**100, "\ud800"]
+
+
+def test_values_of_plain_neighbours_roundtrip() -> None:
+    outcome = pack_plain(PLAIN_VALUES, 1.5)
+    assert (outcome.kind, outcome.duration) == (Kind.VALUE, 1.5)
+    assert outcome.size == outcome.plain == len(PLAIN_VALUES)
+    assert unpack_plain(outcome) == PLAIN_VALUES
+    assert [type(v) for v in unpack_plain(outcome)] == [type(v) for v in PLAIN_VALUES]
+
+
+def test_one_plain_value_is_a_list_still() -> None:
+    outcome = pack_plain([5], 0.0)
+    assert (outcome.size, outcome.plain) == (1, 1)
+    assert unpack_plain(outcome) == [5]
+
+
+def test_plain_neighbours_arrive_in_a_report() -> None:
+    outcomes = [
+        pack_plain([1, 2, 3], 0.5),
+        Outcome(Kind.VALUE, 0.25, b"a value", ["a-name", b"buffer"], 1),
+        pack_plain(["x"], 0.5),
+        not_run(10_000),
+    ]
+    report = unpack_report(pack_report("w", outcomes))
+    assert report == Report("w", outcomes)
+    assert [o.size for o in report.outcomes] == [3, 1, 1, 10_000]
+    assert unpack_plain(report.outcomes[0]) == [1, 2, 3]
+
+
+def test_what_was_not_run_is_counted() -> None:
+    assert not_run(7) == Outcome(Kind.NOT_RUN, 0.0, plain=7)
+    assert [not_run(n).size for n in (1, 2, 7)] == [1, 2, 7]
+    assert [o.size for o in (NOT_RUN, Outcome(Kind.ERROR, 1.0, b"error"))] == [1, 1]
 
 
 # ------------------------------------------------------------------------------ missing

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import pickle
 import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,18 +18,24 @@ import pytest
 from joblib_distributed.data import payload
 from joblib_distributed.data.buffers import Apart, name_of, pack_apart, unpack_apart
 from joblib_distributed.data.payload import (
-    NOTHING_SHARED,
     PROTOCOL,
     REMEMBERED,
-    PackedTask,
     Packer,
-    References,
     function_name,
     pack,
     pack_invocation,
     place,
 )
 from joblib_distributed.data.store import Buffer
+from joblib_distributed.data.tasks import (
+    NOTHING_SHARED,
+    PLAIN_TEXT,
+    PackedTask,
+    PlainTasks,
+    References,
+    Tasks,
+    is_plain,
+)
 from joblib_distributed.errors import NotATaskError, TaskPackingError
 
 
@@ -333,6 +340,296 @@ def test_packed_task_is_frozen_and_slim() -> None:
     with pytest.raises(AttributeError):
         packed.index = 3  # type: ignore[misc]
     assert not hasattr(packed, "__dict__")
+
+
+# ------------------------------------------------------------------------- plain tasks
+class Color(enum.IntEnum):
+    RED = 1
+
+
+class Text(str):
+    __slots__ = ()
+
+
+class Real(float):
+    pass
+
+
+class Tuple(tuple):
+    __slots__ = ()
+
+
+PLAIN_ARGUMENTS = [
+    (),
+    (1, 2.5, 1j, True, None, "text"),
+    (10**100, float("inf"), ""),
+    ("x" * PLAIN_TEXT, "\ud800"),
+]
+
+NOT_PLAIN = [
+    "x" * (PLAIN_TEXT + 1), b"x", [1], (1,), {}, Color.RED, Text("x"), Real(1.0),
+    np.float64(1.0), np.int64(1), np.bool_(True), np.str_("x"), np.arange(3), int, len,
+]  # fmt: skip
+
+
+def first_of(*args: Any, **kwargs: Any) -> Any:
+    return args[0] if args else kwargs
+
+
+def read(packer: Packer, *items: object) -> list[Tasks]:
+    """Do with tasks what the driver does, in one batch."""
+    start = packer.count
+    return packer.gather(start, [packer.read(item) for item in items])
+
+
+def read_after_two(*items: object) -> list[Tasks]:
+    """Return what tasks become once their function has been seen twice."""
+    first, second, *rest = read(
+        Packer(), task_of(first_of, 0), task_of(first_of, 1), *items
+    )
+    assert isinstance(first, PackedTask)
+    assert isinstance(second, PackedTask)
+    return rest
+
+
+def spans(gathered: Sequence[Tasks]) -> list[tuple[int, int]]:
+    """Return the first index, and the number of those that are plain."""
+    assert all(tasks.size == (tasks.plain or 1) for tasks in gathered)
+    return [(tasks.index, tasks.plain) for tasks in gathered]
+
+
+def run_all(gathered: Sequence[Tasks]) -> list[Any]:
+    results: list[Any] = []
+    for tasks in gathered:
+        if isinstance(tasks, PlainTasks):
+            function = pickle.loads(tasks.function)
+            results += [function(*args) for args in pickle.loads(tasks.arguments)]
+        else:
+            results.append(run(tasks))
+    return results
+
+
+@pytest.mark.parametrize("values", PLAIN_ARGUMENTS, ids=range(len(PLAIN_ARGUMENTS)))
+def test_numbers_and_short_texts_are_plain(values: tuple[object, ...]) -> None:
+    assert all(map(is_plain, values))
+    item = task_of(first_of, *values)
+    packer = Packer()
+    packer.read(task_of(first_of, 0))
+    packer.read(task_of(first_of, 1))
+    assert packer.read(item) is item
+
+
+@pytest.mark.parametrize("value", NOT_PLAIN, ids=lambda value: type(value).__name__)
+def test_what_has_more_to_it_is_not_plain(value: object) -> None:
+    assert not is_plain(value)
+    (packed,) = read_after_two(task_of(first_of, 1, value))
+    assert isinstance(packed, PackedTask)
+    args, kwargs = pickle.loads(packed.arguments)
+    assert (args[0], type(args[1]), kwargs) == (1, type(value), {})
+
+
+def test_a_function_is_expected_to_be_plain_once_it_came_twice_in_a_row() -> None:
+    gathered = read(Packer(), *(task_of(double, i) for i in range(5)))
+    assert spans(gathered) == [(0, 0), (1, 0), (2, 3)]
+    assert run_all(gathered) == [0, 2, 4, 6, 8]
+
+
+def test_keyword_arguments_are_not_plain() -> None:
+    gathered = read_after_two(
+        task_of(first_of, 2), task_of(first_of, a=3), task_of(first_of, 4, a=3)
+    )
+    assert spans(gathered) == [(2, 1), (3, 0), (4, 0)]
+    assert run_all(gathered) == [2, {"a": 3}, 4]
+
+
+@pytest.mark.parametrize("args", [[2], Tuple([2])], ids=["list", "subclass"])
+def test_arguments_in_anything_but_a_tuple_are_not_plain(args: Any) -> None:
+    """A list may be changed by whoever yielded it."""
+    (packed,) = read_after_two((first_of, args, {}))
+    assert isinstance(packed, PackedTask)
+    assert run(packed) == 2
+
+
+def test_an_item_of_another_class_is_not_plain() -> None:
+    (packed,) = read_after_two(Tuple(task_of(first_of, 2)))
+    assert isinstance(packed, PackedTask)
+
+
+@pytest.mark.parametrize("function", [double, lambda x: x, abs, float, Counter])
+def test_stateless_functions_may_be_plain(function: Any) -> None:
+    gathered = read(Packer(), *(task_of(function, i) for i in range(4)))
+    assert spans(gathered) == [(0, 0), (1, 0), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [Counter().value, Adder(1), functools.partial(double, 1), [1].count],
+    ids=["method", "object", "partial", "builtin method"],
+)
+def test_functions_with_a_state_are_never_plain(function: Any) -> None:
+    gathered = read(Packer(), *[(function, (), {})] * 5)
+    assert spans(gathered) == [(i, 0) for i in range(5)]
+
+
+def test_a_function_made_anew_for_each_task_is_never_plain() -> None:
+    items = (task_of(eval(f"lambda x: x + {i}"), 10) for i in range(3 * REMEMBERED))
+    packer = Packer()
+    gathered = read(packer, *items)
+    assert spans(gathered) == [(i, 0) for i in range(3 * REMEMBERED)]
+    assert run_all(gathered) == [10 + i for i in range(3 * REMEMBERED)]
+    assert packer._plains == {}
+
+
+def test_functions_that_take_turns_are_not_mistaken_for_each_other() -> None:
+    functions = [double, abs] * 3 + [double] * 3 + [abs, double] * 3 + [abs] * 4
+    gathered = read(Packer(), *(task_of(f, -i) for i, f in enumerate(functions)))
+    assert run_all(gathered) == [f(-i) for i, f in enumerate(functions)]
+    firsts, plain = zip(*spans(gathered), strict=True)
+    ends = [first + (n or 1) for first, n in spans(gathered)]
+    assert [*firsts, len(functions)] == [0, *ends]
+    assert max(plain) > 1
+
+
+def test_neighbours_of_two_functions_are_two_rows() -> None:
+    packer = Packer()
+    read(packer, *[task_of(double, 0)] * 2)
+    doubles = [packer.read(task_of(double, i)) for i in range(2)]
+    read(packer, *[task_of(abs, 0)] * 2)
+    rows = [packer.read(task_of(abs, i)) for i in (-1, -2, -3)]
+    gathered = packer.gather(0, [*doubles, *rows])
+    assert spans(gathered) == [(0, 2), (2, 3)]
+    assert [tasks.name for tasks in gathered] == ["double", "abs"]
+    assert run_all(gathered) == [0, 2, 1, 2, 3]
+
+
+def test_many_functions_are_plain_one_after_the_other() -> None:
+    packer = Packer()
+    functions = [eval(f"lambda x: x + {i}") for i in range(2 * REMEMBERED)]
+    gathered = read(packer, *(task_of(f, 10) for f in functions for _ in range(4)))
+    assert spans(gathered) == [
+        span
+        for i in range(0, 8 * REMEMBERED, 4)
+        for span in ((i, 0), (i + 1, 0), (i + 2, 2))
+    ]
+    assert run_all(gathered) == [10 + i for i in range(2 * REMEMBERED) for _ in range(4)]
+    # Also when the first of them, long forgotten, comes again.
+    items = [packer.read(task_of(functions[0], 20)) for _ in range(3)]
+    again = packer.gather(8 * REMEMBERED, items)
+    assert [tasks.plain for tasks in again] == [0, 0, 1]
+    assert run_all(again) == [20] * 3
+
+
+def test_packer_remembers_only_the_last_functions_that_were_plain() -> None:
+    """One that is made anew for every few tasks must not fill the memory."""
+    packer = Packer()
+    for i in range(5 * REMEMBERED):
+        function = eval(f"lambda x: {i}")
+        items = [packer.read(task_of(function, 0)) for _ in range(3)]
+        assert run_all(packer.gather(3 * i, items)) == [i] * 3
+    assert len(packer._plains) <= REMEMBERED
+
+
+def test_indices_are_right_when_plain_and_packed_alternate() -> None:
+    arguments = [0, 1, 2, 3, [4], 5, [6], [7], 8, 9, 10, [11]]
+    gathered = read(Packer(), *(task_of(first_of, a) for a in arguments))
+    assert spans(gathered) == [
+        (0, 0), (1, 0), (2, 2), (4, 0), (5, 1), (6, 0), (7, 0), (8, 3), (11, 0),
+    ]  # fmt: skip
+    assert run_all(gathered) == arguments
+
+
+def test_indices_go_on_in_the_next_batch() -> None:
+    packer = Packer()
+    items = [packer.read(task_of(first_of, a)) for a in (0, 1, 2, 3, 4, [5], 6)]
+    assert spans(packer.gather(0, items[:4])) == [(0, 0), (1, 0), (2, 2)]
+    assert spans(packer.gather(4, items[4:])) == [(4, 1), (5, 0), (6, 1)]
+    assert spans(packer.gather(7, [])) == []
+
+
+def test_plain_neighbours_have_what_their_function_is_made_of() -> None:
+    data = np.arange(2000, dtype="u1")
+
+    def length(x: int) -> int:
+        return len(data) + x
+
+    first, _, plain = read(Packer(1000, keep), *(task_of(length, i) for i in range(4)))
+    assert isinstance(plain, PlainTasks)
+    assert (plain.name, plain.function_key) == ("length", first.function_key)
+    assert plain.function is first.function
+    assert plain.function_shared == first.function_shared != NOTHING_SHARED
+    assert plain.shared is NOTHING_SHARED
+    assert list(plain.calls) == [(2,), (3,)]
+
+
+def test_parts_of_plain_neighbours_count_on() -> None:
+    (tasks,) = read_after_two(*(task_of(first_of, i) for i in range(10, 16)))
+    assert isinstance(tasks, PlainTasks)
+    assert (tasks.size, tasks.plain) == (6, 6)
+    part = tasks.part(1, 3)
+    assert spans([part, part.part(2, 1)]) == [(3, 3), (5, 1)]
+    assert run_all([part, part.part(2, 1)]) == [11, 12, 13, 13]
+    assert (part.name, part.function_key) == (tasks.name, tasks.function_key)
+    assert part.nbytes < tasks.nbytes
+
+
+def test_the_part_of_a_packed_task_is_itself() -> None:
+    packed = Packer().pack_task(task_of(double, 1))
+    assert packed.part(0, 1) is packed
+    assert (packed.size, packed.plain) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [(1,), (1, 2, 3), ("x" * 500,), tuple(range(1000)), (10**10_000,)],
+    ids=["one", "few", "text", "many", "long number"],
+)
+def test_size_of_plain_neighbours_is_about_that_of_their_arguments(
+    args: tuple[object, ...],
+) -> None:
+    """By it batches are kept from being too large to be sent."""
+    tasks = PlainTasks(0, "f", b"key", b"packed f", [args])
+    assert tasks.nbytes > len(pickle.dumps(args)) / 10
+
+
+def test_plain_tasks_are_frozen_and_slim() -> None:
+    (plain,) = read_after_two(task_of(first_of, 1))
+    with pytest.raises(AttributeError):
+        plain.index = 3  # type: ignore[misc]
+    assert not hasattr(plain, "__dict__")
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        3,
+        (double, (1,)),
+        (double, 1, {}),
+        (double, (1,), None),
+        (double, (1,), []),
+        (double, (1,), np.zeros(2)),
+        (None, (1,), {}),
+    ],
+    ids=["number", "two", "no arguments", "none", "list", "array", "no function"],
+)
+@pytest.mark.parametrize("before", [0, 2])
+def test_what_is_no_task_is_refused_beside_plain_tasks(before: int, item: object) -> None:
+    packer = Packer()
+    for _ in range(before):
+        packer.read(task_of(double, 1))
+    with pytest.raises(NotATaskError) as caught:
+        packer.read(item)
+    assert caught.value.index == before
+
+
+def test_what_does_not_pack_is_refused_with_its_index_after_plain_tasks() -> None:
+    packer = Packer()
+    for i in range(5):
+        packer.read(task_of(double, i))
+    with pytest.raises(TaskPackingError) as caught:
+        packer.read(task_of(double, threading.Lock()))
+    assert caught.value.index == 5
+    item = task_of(double, 6)
+    assert packer.read(item) is item
 
 
 # ----------------------------------------------------------------- all kinds of callable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import sys
@@ -26,19 +27,23 @@ from joblib_distributed.data.outcome import (
     Missing,
     Outcome,
     Report,
+    not_run,
     unpack_error,
     unpack_missing,
+    unpack_plain,
     unpack_report,
     unpack_value,
 )
-from joblib_distributed.data.payload import (
-    BatchPayload,
-    CallContext,
-    Packer,
-    Sharing,
-    pack,
-)
+from joblib_distributed.data.payload import BatchPayload, CallContext, Packer, pack
 from joblib_distributed.data.store import Buffer
+from joblib_distributed.data.tasks import (
+    PLAIN_TEXT,
+    PackedTask,
+    PlainTasks,
+    References,
+    Sharing,
+    Tasks,
+)
 from joblib_distributed.driver.sending import Sender
 from joblib_distributed.errors import (
     ErrorTransferError,
@@ -74,7 +79,7 @@ def payload(
         call,
         context,
         {task.function_key: task.function for task in tasks},
-        tuple((task.index, task.function_key, task.arguments) for task in tasks),
+        tuple((task.index, task.function_key, task.arguments, 0) for task in tasks),
     )
 
 
@@ -86,17 +91,26 @@ def report_of(batch: BatchPayload) -> Report:
 
 def results_of(batch: BatchPayload) -> list[object]:
     """Run a batch; return its values, and its errors as they would be raised."""
-    return [result(outcome) for outcome in report_of(batch).outcomes]
+    found = [r for outcome in report_of(batch).outcomes for r in results(outcome)]
+    assert len(found) == sum(plain or 1 for *_, plain in batch.tasks)
+    return found
 
 
 def results_in_turns(batch: BatchPayload) -> list[object]:
     """The same, as the driver does it: what was not run is sent again."""
-    results = results_of(batch)
-    begun = [r for r in results if r is not NOT_RUN]
-    if len(begun) < len(results):
+    found = results_of(batch)
+    begun = [r for r in found if r is not NOT_RUN]
+    if len(begun) < len(found):
         assert begun, "a batch in which nothing is run"
         begun += results_in_turns(batch._replace(tasks=batch.tasks[len(begun) :]))
     return begun
+
+
+def results(outcome: Outcome) -> list[object]:
+    """Return what each task of an outcome gave."""
+    if outcome.kind is Kind.VALUE and outcome.plain:
+        return unpack_plain(outcome)
+    return [result(outcome)] * outcome.size
 
 
 def result(outcome: Outcome) -> object:
@@ -153,7 +167,7 @@ def test_keyword_arguments() -> None:
         "c",
         CONTEXT,
         {task.function_key: task.function},
-        ((0, task.function_key, task.arguments),),
+        ((0, task.function_key, task.arguments, 0),),
     )
     assert results_of(batch) == [[2, 1]]
 
@@ -220,8 +234,8 @@ def test_endless_recursion_spoils_only_its_task() -> None:
 
 def test_missing_module_is_named_with_the_task_and_the_worker() -> None:
     batch = payload((double, 1), (double, 2))
-    (_, key, _), second = batch.tasks
-    batch = batch._replace(tasks=((0, key, b"cmissing_module\nname\n."), second))
+    (_, key, _, _), second = batch.tasks
+    batch = batch._replace(tasks=((0, key, b"cmissing_module\nname\n.", 0), second))
     missing, four = results_in_turns(batch)
     assert isinstance(missing, ModuleNotFoundError)
     assert missing.name == "missing_module"
@@ -247,7 +261,7 @@ def test_a_scattered_object_is_unpickled_once_for_a_batch() -> None:
         "c",
         CONTEXT,
         {task.function_key: task.function for task in tasks},
-        tuple((task.index, task.function_key, task.arguments) for task in tasks),
+        tuple((task.index, task.function_key, task.arguments, 0) for task in tasks),
         {task.index: task.shared.references for task in tasks},
         {0: (packer.scattered[0].packed, packer.scattered[0].shared.references)},
     )
@@ -269,11 +283,307 @@ def test_context_that_does_not_unpickle_fails_every_task() -> None:
     assert "could not be unpickled on worker" in str(results[0].__cause__)  # type: ignore[attr-defined]
 
 
-def test_own_duration_of_each_task_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([10.0, 10.5, 20.0, 22.0])
-    monkeypatch.setattr(run, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    report = report_of(payload((double, 1), (fail, ValueError())))
+class Clock:
+    """Stands still unless a task takes its time."""
+
+    now = 1000.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+_clock = Clock()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    monkeypatch.setattr(run, "time", _clock)
+    _clock.now = 1000.0
+    return _clock
+
+
+def take(seconds: float) -> float:
+    _clock.now += seconds
+    return seconds
+
+
+def take_and_fail(seconds: float) -> None:
+    _clock.now += seconds
+    raise ValueError(seconds)
+
+
+def take_and_list(seconds: float) -> list[float]:
+    _clock.now += seconds
+    return [seconds]
+
+
+@pytest.mark.usefixtures("clock")
+def test_own_duration_of_each_task_is_reported() -> None:
+    batch = payload((take, 0.5), (take_and_fail, 2.0))
+    report = report_of(batch)
     assert [outcome.duration for outcome in report.outcomes] == [0.5, 2.0]
+
+
+# --------------------------------------------------------------------------------- plain
+def plain(index: int, function: Callable[..., Any], *values: object) -> PlainTasks:
+    """Return neighbours with one argument each."""
+    task = Packer().pack_task((function, (), {}))
+    calls = [(value,) for value in values]
+    return PlainTasks(index, task.name, task.function_key, task.function, calls)
+
+
+def packed(index: int, function: Callable[..., Any], *args: object) -> PackedTask:
+    packer = Packer()
+    packer._count = index
+    return packer.pack_task((function, args, {}))
+
+
+def batch_of(
+    *tasks: Tasks, box: float | None = None, call: str = "c", context: bytes = CONTEXT
+) -> BatchPayload:
+    return Sender(call, context, [], None).payload(tasks, False, box)
+
+
+def shape_of(batch: BatchPayload) -> list[tuple[Kind, int]]:
+    """Run a batch; return the kind of each outcome, and of how many plain tasks it is."""
+    return [(outcome.kind, outcome.plain) for outcome in report_of(batch).outcomes]
+
+
+def answer(word: object) -> object:
+    """Do as one is told."""
+    if word == "raise":
+        raise ValueError("mine")
+    if word == "exit":
+        raise SystemExit(3)
+    if word == "list":
+        return [word]
+    if word == "lock":
+        return threading.Lock()
+    if word == "kind":
+        return Kind.ERROR
+    if word == "long":
+        return "x" * (PLAIN_TEXT + 1)
+    return word
+
+
+def test_values_of_plain_neighbours_are_one_outcome() -> None:
+    batch = batch_of(plain(0, answer, 1, 2.5, None, "text", True, 1j))
+    assert results_of(batch) == [1, 2.5, None, "text", True, 1j]
+    assert shape_of(batch) == [(Kind.VALUE, 6)]
+
+
+def test_plain_neighbours_beside_others() -> None:
+    batch = batch_of(
+        packed(0, double, 1),
+        plain(1, double, 2, 3),
+        plain(3, abs, -4),
+        packed(4, abs, -5),
+    )
+    assert results_of(batch) == [2, 4, 6, 4, 5]
+    assert [plain for _, plain in shape_of(batch)] == [0, 2, 1, 0]
+
+
+def test_plain_tasks_take_all_arguments_by_position() -> None:
+    (key, function) = next(iter(payload((pow, 2, 3)).functions.items()))
+    tasks = PlainTasks(0, "pow", key, function, [(2, 3), (2, 10, 1000), (2, -1)])
+    assert results_of(batch_of(tasks)) == [8, 24, 0.5]
+
+
+@pytest.mark.parametrize("word", ["list", "kind", "long"])
+def test_a_result_that_is_not_plain_keeps_its_place(word: str) -> None:
+    batch = batch_of(plain(0, answer, 1, 2, word, 3, word, word))
+    assert shape_of(batch) == [
+        (Kind.VALUE, 2),
+        (Kind.VALUE, 0),
+        (Kind.VALUE, 1),
+        (Kind.VALUE, 0),
+        (Kind.VALUE, 0),
+    ]
+    found = results_of(batch)
+    special = answer(word)
+    assert found == [1, 2, special, 3, special, special]
+    assert type(found[2]) is type(special)
+
+
+def test_the_first_result_may_be_the_one_that_is_not_plain() -> None:
+    assert results_of(batch_of(plain(0, answer, "list", 1))) == [["list"], 1]
+
+
+@pytest.mark.parametrize(
+    ("word", "error"),
+    [("raise", ValueError), ("exit", TaskExitError), ("lock", ResultTransferError)],
+)
+def test_plain_neighbours_end_with_the_first_that_fails(
+    word: str, error: type[Exception]
+) -> None:
+    batch = batch_of(plain(0, answer, 1, "list", 2, word, 3, 4), plain(6, double, 5))
+    assert kinds(results_of(batch)) == [1, ["list"], 2, error, *[NOT_RUN] * 3]
+    assert shape_of(batch) == [
+        (Kind.VALUE, 1),
+        (Kind.VALUE, 0),
+        (Kind.VALUE, 1),
+        (Kind.ERROR, 0),
+        (Kind.NOT_RUN, 3),
+    ]
+
+
+def test_the_first_of_plain_neighbours_may_fail() -> None:
+    batch = batch_of(plain(0, answer, "raise", 1))
+    assert shape_of(batch) == [(Kind.ERROR, 0), (Kind.NOT_RUN, 1)]
+
+
+def test_the_last_of_plain_neighbours_may_fail() -> None:
+    batch = batch_of(plain(0, answer, 1, "raise"))
+    assert shape_of(batch) == [(Kind.VALUE, 1), (Kind.ERROR, 0)]
+
+
+def test_an_error_says_where_it_was_raised_among_plain_neighbours() -> None:
+    _, failed = results_of(batch_of(plain(0, answer, 1, "raise")))
+    assert "in answer" in str(failed.__cause__)  # type: ignore[attr-defined]
+    _, failed = results_of(batch_of(plain(0, answer, 1, "lock")))
+    assert "ran to its end" in str(failed)
+
+
+def test_function_of_plain_neighbours_that_does_not_unpickle() -> None:
+    batch = batch_of(plain(0, double, 1, 2, 3), packed(3, abs, -1))
+    (_, key, _, _), _ = batch.tasks
+    broken = {**batch.functions, key: b"cmissing_module\nname\n."}
+    failed, *rest = results_of(batch._replace(functions=broken))
+    assert isinstance(failed, ModuleNotFoundError)
+    assert "could not be unpickled on worker" in str(failed.__cause__)
+    assert rest == [NOT_RUN] * 3
+
+
+def test_context_that_does_not_unpickle_fails_every_plain_task() -> None:
+    batch = batch_of(
+        plain(0, double, 1, 2), packed(2, double, 3), context=b"cmissing_module\nname\n."
+    )
+    assert kinds(results_of(batch)) == [ModuleNotFoundError] * 3
+
+
+def test_function_of_plain_neighbours_is_unpacked_once_for_a_batch() -> None:
+    task = Packer().pack_task((Counting(), (), {}))
+    tasks = PlainTasks(0, "f", task.function_key, task.function, [()] * 3)
+    assert results_of(batch_of(tasks, task, tasks)) == [1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.usefixtures("clock")
+def test_durations_of_plain_neighbours_are_those_of_their_values() -> None:
+    report = report_of(
+        batch_of(
+            plain(0, take, 0.5, 0.25),
+            plain(2, take_and_list, 2.0, 4.0),
+            plain(4, take_and_fail, 8.0, 16.0),
+        )
+    )
+    assert [(o.plain, o.duration) for o in report.outcomes] == [
+        (2, 0.75),
+        (0, 2.0),
+        (0, 4.0),
+        (0, 8.0),
+        (1, 0.0),
+    ]
+
+
+def take_and_do(seconds: float, word: object) -> object:
+    _clock.now += seconds
+    return answer(word)
+
+
+@pytest.mark.usefixtures("clock")
+def test_time_of_a_result_that_is_not_plain_is_not_that_of_its_neighbours() -> None:
+    task = Packer().pack_task((take_and_do, (), {}))
+    calls = [(0.5, 1), (1.0, "list"), (2.0, 2), (4.0, 3), (8.0, "raise")]
+    tasks = PlainTasks(0, "f", task.function_key, task.function, calls)
+    report = report_of(batch_of(tasks))
+    assert [(o.plain, o.duration) for o in report.outcomes] == [
+        (1, 0.5),
+        (0, 1.0),
+        (2, 6.0),
+        (0, 8.0),
+    ]
+
+
+# ----------------------------------------------------------------------------- the box
+@pytest.mark.usefixtures("clock")
+def test_tasks_not_begun_when_the_time_is_over_are_given_back() -> None:
+    tasks = [packed(i, take, 1.0) for i in range(5)]
+    assert results_of(batch_of(*tasks, box=2.5)) == [1.0, 1.0, 1.0, NOT_RUN, NOT_RUN]
+    assert shape_of(batch_of(*tasks, box=2.5))[3:] == [(Kind.NOT_RUN, 2)]
+
+
+@pytest.mark.usefixtures("clock")
+def test_plain_neighbours_are_parted_when_the_time_is_over() -> None:
+    batch = batch_of(plain(0, take, *[1.0] * 5), box=2.5)
+    assert shape_of(batch) == [(Kind.VALUE, 3), (Kind.NOT_RUN, 2)]
+    assert results_of(batch) == [1.0, 1.0, 1.0, NOT_RUN, NOT_RUN]
+
+
+@pytest.mark.usefixtures("clock")
+def test_neighbours_are_parted_also_after_a_result_that_is_not_plain() -> None:
+    batch = batch_of(plain(0, take_and_list, *[1.0] * 5), box=1.5)
+    assert results_of(batch) == [[1.0], [1.0], *[NOT_RUN] * 3]
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize("next_is_plain", [True, False])
+def test_nothing_is_begun_after_neighbours_that_were_parted(next_is_plain: bool) -> None:
+    """What it gave would be taken for what they gave."""
+    after = plain(4, take, 7.0, 8.0) if next_is_plain else packed(4, take, 7.0)
+    batch = batch_of(plain(0, take, *[1.0] * 4), after, box=1.5)
+    assert results_of(batch) == [1.0, 1.0, *[NOT_RUN] * (2 + after.size)]
+
+
+@pytest.mark.usefixtures("clock")
+def test_nothing_is_begun_when_the_time_ended_with_a_row() -> None:
+    batch = batch_of(plain(0, take, 1.0, 1.0), plain(2, take, 7.0), box=1.5)
+    assert results_of(batch) == [1.0, 1.0, NOT_RUN]
+
+
+@pytest.mark.usefixtures("clock")
+def test_rows_are_run_while_there_is_time() -> None:
+    rows = [plain(2 * i, take, 0.5, 0.5) for i in range(4)]
+    assert shape_of(batch_of(*rows, box=2.25)) == [
+        (Kind.VALUE, 2),
+        (Kind.VALUE, 2),
+        (Kind.VALUE, 1),
+        (Kind.NOT_RUN, 3),
+    ]
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize("first", [packed(0, take, 1.0), plain(0, take, 1.0)])
+def test_the_first_task_is_run_however_short_the_time(first: Tasks) -> None:
+    """A batch in which nothing is run would be sent for ever."""
+    batch = batch_of(first, packed(1, take, 2.0), plain(2, take, 3.0, 4.0), box=0.0)
+    assert results_of(batch) == [1.0, *[NOT_RUN] * 3]
+
+
+@pytest.mark.usefixtures("clock")
+def test_the_time_begins_with_the_first_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow_surroundings(context: CallContext) -> Any:
+        take(100.0)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(run, "_surroundings", slow_surroundings)
+    tasks = [packed(i, take, 1.0) for i in range(3)]
+    assert results_of(batch_of(*tasks, box=1.5)) == [1.0, 1.0, NOT_RUN]
+
+
+@pytest.mark.usefixtures("clock")
+def test_without_a_box_all_are_run() -> None:
+    batch = batch_of(plain(0, take, *[1e6] * 3), packed(3, take, 1e9))
+    assert results_of(batch) == [1e6, 1e6, 1e6, 1e9]
+
+
+@pytest.mark.usefixtures("clock")
+def test_nobody_looks_at_the_time_after_each_short_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would take longer than they do."""
+    monkeypatch.setattr(run, "LOOK_INTERVAL", 1.0)
+    batch = batch_of(plain(0, take, *[0.25] * 20), box=0.125)
+    assert shape_of(batch) == [(Kind.VALUE, 4), (Kind.NOT_RUN, 16)]
 
 
 # ------------------------------------------------------------------------------- buffers
@@ -322,7 +632,21 @@ def test_all_that_a_batch_lacks_is_reported_at_once(sharer: Sharer) -> None:
     assert unpack_missing(missing) == Missing(
         sharer.stores.identity, "", tuple(sorted([name(X), name(Y)]))
     )
-    assert rest == [NOT_RUN] * 2
+    assert rest == [not_run(2)]
+
+
+def test_plain_neighbours_whose_function_lacks_a_buffer_wait_for_it(
+    sharer: Sharer,
+) -> None:
+    batch = sharer.batch((lambda x: len(Z) + x, 1))
+    ((_, key, _, _),) = batch.tasks
+    rows = ((0, key, pack([(1,), (2,), (3,)]), 3),)
+    batch = batch._replace(tasks=rows, references={key: References((name(Z),), 1, ())})
+    missing, rest = report_of(batch).outcomes
+    assert unpack_missing(missing).names == (name(Z),)
+    assert rest == not_run(2)
+    with_it = batch._replace(buffers={name(Z): Z})
+    assert results_of(with_it) == [1001, 1002, 1003]
 
 
 def test_what_a_host_has_is_not_missing(sharer: Sharer) -> None:
@@ -431,6 +755,13 @@ def test_batch_of_an_unwanted_call_is_not_run() -> None:
     assert results_of(payload((double, 1), call="other")) == [2]
 
 
+def test_plain_tasks_of_an_unwanted_call_are_not_run() -> None:
+    interrupt.interrupt_call("c")
+    tasks = plain(0, double, 1, 2), packed(2, double, 3)
+    assert shape_of(batch_of(*tasks)) == [(Kind.NOT_RUN, 3)]
+    assert results_of(batch_of(*tasks, call="other")) == [2, 4, 6]
+
+
 _started = threading.Event()
 
 
@@ -458,13 +789,45 @@ def swallow(function: Callable[[], None]) -> str:
     return "never interrupted"
 
 
-def test_no_task_begins_after_one_that_swallowed_the_interrupt() -> None:
+def test_no_task_begins_after_one_that_swallowed_the_interrupt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run, "LOOK_INTERVAL", 0.0)
     _started.clear()
     batch = payload((swallow, spin_until_interrupted), (double, 3))
     join = in_thread(lambda: results_of(batch))
     assert _started.wait(30)
     interrupt.interrupt_call("c")
     assert join()[1] is NOT_RUN
+
+
+def spin_if_asked(what: object) -> object:
+    return spin_until_interrupted() if what == "spin" else what
+
+
+def swallow_if_asked(what: object) -> object:
+    return swallow(spin_until_interrupted) if what == "spin" else what
+
+
+def test_plain_neighbours_are_interrupted() -> None:
+    _started.clear()
+    batch = batch_of(plain(0, spin_if_asked, "spin", 2), plain(2, double, 3))
+    join = in_thread(lambda: results_of(batch))
+    assert _started.wait(30)
+    assert interrupt.interrupt_call("c") == 1
+    assert join() == [NOT_RUN] * 3
+
+
+def test_no_neighbour_begins_after_one_that_swallowed_the_interrupt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run, "LOOK_INTERVAL", 0.0)
+    _started.clear()
+    batch = batch_of(plain(0, swallow_if_asked, 1, "spin", 3, 4))
+    join = in_thread(lambda: results_of(batch))
+    assert _started.wait(30)
+    interrupt.interrupt_call("c")
+    assert join() == [1, "swallowed", NOT_RUN, NOT_RUN]
 
 
 # --------------------------------------------------------------------------------- probe

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import pickle
 from typing import Any
 
 import numpy as np
 import pytest
 
 from joblib_distributed.data.buffers import name_of
-from joblib_distributed.data.payload import (
-    BatchPayload,
-    PackedTask,
-    Packer,
-    References,
-    Sharing,
-)
+from joblib_distributed.data.payload import BatchPayload, Packer
 from joblib_distributed.data.store import Buffer
+from joblib_distributed.data.tasks import PackedTask, PlainTasks, References, Sharing
 from joblib_distributed.driver.sending import Sender
 
 LEAST = 1000
@@ -73,8 +70,8 @@ def test_a_batch_is_sent_with_what_its_tasks_are_made_of() -> None:
         b"context",
         {abs_2.function_key: abs_2.function, len_x.function_key: len_x.function},
         (
-            (1, abs_2.function_key, abs_2.arguments),
-            (2, len_x.function_key, len_x.arguments),
+            (1, abs_2.function_key, abs_2.arguments, 0),
+            (2, len_x.function_key, len_x.arguments, 0),
         ),
         sharing=SHARING,
     )
@@ -85,6 +82,44 @@ def test_functions_are_sent_once_for_a_batch() -> None:
     assert packed.payload(0, 1).functions == {
         packed.tasks[0].function_key: packed.tasks[0].function
     }
+
+
+def test_plain_neighbours_are_one_row() -> None:
+    packed = Packed((abs, -1), (len, "x"))
+    first, second = packed.tasks
+    calls = [(-2,), (-3,), (-4,)]
+    plain = PlainTasks(2, "abs", first.function_key, first.function, calls)
+    payload = packed.sender.payload([second, plain, plain.part(1, 1)], False)
+    assert payload.tasks[0] == (1, second.function_key, second.arguments, 0)
+    assert [(index, key, n) for index, key, _, n in payload.tasks[1:]] == [
+        (2, first.function_key, 3),
+        (3, first.function_key, 1),
+    ]
+    assert [pickle.loads(calls) for _, _, calls, _ in payload.tasks[1:]] == [
+        calls,
+        [(-3,)],
+    ]
+    assert set(payload.functions) == {first.function_key, second.function_key}
+    assert payload.references == {}
+
+
+def test_buffers_of_the_function_of_plain_neighbours_are_found() -> None:
+    data = array(1000)
+    packed = Packed((lambda x: data, 1))
+    (task,) = packed.tasks
+    plain = PlainTasks(
+        5, task.name, task.function_key, task.function, [(1,)], task.function_shared
+    )
+    assert set(packed.sender.buffers([plain])) == {name(1000)}
+    assert packed.sender.payload([plain], with_buffers=False).references == {
+        task.function_key: References((name(1000),), 0, ())
+    }
+
+
+def test_a_box_is_sent_if_there_is_one() -> None:
+    packed = Packed((abs, -1))
+    assert packed.payload(0).box == math.inf
+    assert packed.sender.payload(packed.tasks, False, box=0.4).box == 0.4
 
 
 def test_what_a_store_has_is_sent_as_its_name() -> None:

@@ -17,11 +17,11 @@ import pytest
 
 from joblib_distributed.data import host
 from joblib_distributed.data import store as store_module
-from joblib_distributed.data.buffers import name_of, size_of
+from joblib_distributed.data.buffers import Digest, name_of, size_of
 from joblib_distributed.data.folders import StoreError
 from joblib_distributed.data.host import HostStore
 from joblib_distributed.data.store import HOST, Buffer, Store
-from joblib_distributed.data.writing import PART, NoRoomError, Part
+from joblib_distributed.data.writing import COPY_STEP, PART, NoRoomError, Part
 
 fcntl = pytest.importorskip("fcntl")
 
@@ -763,3 +763,85 @@ def test_what_fits_nowhere_is_private_and_said_once(
         stores.put_result(stores.owner, memoryview(half(1)))
     assert bytes(kept.view) == half(0)
     stores.close()
+
+
+# ------------------------------------------------------------------- copied in pieces
+def content_of(size: int) -> bytearray:
+    return bytearray(np.random.default_rng(size).bytes(size))
+
+
+@pytest.mark.parametrize(
+    "size", [1, COPY_STEP - 1, COPY_STEP, COPY_STEP + 1, 3 * COPY_STEP, 5 * COPY_STEP + 7]
+)
+def test_a_copy_is_whole_and_has_its_name(
+    size: int, open_store: Callable[..., Store]
+) -> None:
+    content = content_of(size)
+    part = Part(open_store(), name(content))
+    try:
+        assert part.copy(memoryview(content)) == name(content)
+        assert os.pread(part.descriptor, size + 1, 0) == content
+    finally:
+        part.close()
+
+
+def test_an_empty_copy(open_store: Callable[..., Store]) -> None:
+    part = Part(open_store(), name(b""))
+    try:
+        assert part.copy(memoryview(b"")) == name(b"")
+        assert os.pread(part.descriptor, 1, 0) == b""
+    finally:
+        part.close()
+
+
+class Changing:
+    """Content that another thread changes all over, before and after all that is done."""
+
+    def __init__(self, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.content = content_of(size)
+        write = Part.write
+
+        def change_and_write(part: Part, piece: memoryview, start: int = 0) -> None:
+            self._change()
+            write(part, piece, start)
+            self._change()
+
+        update = Digest.update
+
+        def change_and_update(digest: Digest, piece: memoryview) -> None:
+            self._change()
+            update(digest, piece)
+
+        monkeypatch.setattr(Part, "write", change_and_write)
+        monkeypatch.setattr(Digest, "update", change_and_update)
+
+    def _change(self) -> None:
+        self.content[:] = bytes((byte + 1) % 256 for byte in self.content)
+
+
+def test_content_that_changes_has_the_name_of_what_was_written(
+    open_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 2 * COPY_STEP + 5
+    changing = Changing(size, monkeypatch)
+    before = name(changing.content)
+    part = Part(open_store(), before)
+    try:
+        found = part.copy(memoryview(changing.content))
+        written = os.pread(part.descriptor, size + 1, 0)
+    finally:
+        part.close()
+    assert found == name(written)
+    assert found not in (before, name(changing.content))
+
+
+def test_a_store_names_what_changes_after_what_it_has(
+    open_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store()
+    changing = Changing(2 * COPY_STEP + 5, monkeypatch)
+    before = name(changing.content)
+    buffer = store.put(before, memoryview(changing.content))
+    assert buffer.name == name_of(buffer.view) != before
+    assert files(store) == {buffer.name}
+    assert store.get(before) is None

@@ -242,6 +242,24 @@ def name_of(view: memoryview) -> str:
     return f"{xxhash.xxh3_128_hexdigest(view)}-{view.nbytes}"
 
 
+class Digest:
+    """The name of a buffer that comes in pieces."""
+
+    def __init__(self) -> None:
+        self._hash = xxhash.xxh3_128()
+        self._nbytes = 0
+
+    def update(self, piece: memoryview) -> None:
+        """Add the next piece."""
+        self._hash.update(piece)
+        self._nbytes += piece.nbytes
+
+    @property
+    def name(self) -> str:
+        """What `name_of` returns for all of them together."""
+        return f"{self._hash.hexdigest()}-{self._nbytes}"
+
+
 def size_of(name: str) -> int:
     """Return the size in bytes of the buffer with this name."""
     return int(name.rpartition("-")[2])

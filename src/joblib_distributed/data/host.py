@@ -18,8 +18,8 @@ import weakref
 from collections.abc import Iterator, Sequence
 
 from joblib_distributed.data.outcome import Outcome
-from joblib_distributed.data.payload import Sharing
 from joblib_distributed.data.store import HAS_LOCKS, Buffer, Store
+from joblib_distributed.data.tasks import Sharing
 from joblib_distributed.data.watching import names
 from joblib_distributed.data.writing import NoRoomError
 

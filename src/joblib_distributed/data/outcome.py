@@ -43,7 +43,7 @@ class Stage(enum.IntEnum):
 
 
 class Outcome(NamedTuple):
-    """What one task of an attempt gave."""
+    """What one task of an attempt gave, or what plain neighbours gave together."""
 
     kind: Kind
     #: Seconds the worker spent on the task: unpacking, running, packing.
@@ -54,6 +54,13 @@ class Outcome(NamedTuple):
     buffers: Sequence[str | memoryview] = ()
     #: How many of the first are whole ``bytes`` objects.
     strings: int = 0
+    #: Number of the tasks, if it is not one: then `packed` has the list of their values.
+    plain: int = 0
+
+    @property
+    def size(self) -> int:
+        """Number of tasks."""
+        return self.plain or 1
 
 
 class Failure(NamedTuple):
@@ -84,13 +91,31 @@ class Missing(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What an attempt gave: an outcome for each of its tasks, in their order."""
+    """What an attempt gave: outcomes of all its tasks, in their order."""
 
     worker: str
     outcomes: list[Outcome]
 
 
 NOT_RUN = Outcome(Kind.NOT_RUN, 0.0)
+
+
+def not_run(count: int) -> Outcome:
+    """Return the outcome of so many neighbours that were not begun."""
+    return NOT_RUN._replace(plain=count)
+
+
+def pack_plain(values: Sequence[object], duration: float) -> Outcome:
+    """Make the outcome of neighbours whose values are plain."""
+    packed = pickle.dumps(values, protocol=PROTOCOL)
+    return Outcome(Kind.VALUE, duration, packed, plain=len(values))
+
+
+def unpack_plain(outcome: Outcome) -> list[object]:
+    """Return what `pack_plain` was given."""
+    values: list[object] = pickle.loads(outcome.packed)
+    return values
+
 
 _LENGTH = struct.Struct("<Q")
 
@@ -101,7 +126,7 @@ def pack_report(worker: str, outcomes: Sequence[Outcome]) -> bytes:
         (
             worker,
             [
-                (int(o.kind), o.duration, len(o.packed), tuple(o.buffers), o.strings)
+                (int(o.kind), o.duration, len(o.packed), o.buffers, o.strings, o.plain)
                 for o in outcomes
             ],
         ),
@@ -119,9 +144,9 @@ def unpack_report(packed: bytes) -> Report:
     start = _LENGTH.size + length
     worker, rows = pickle.loads(view[_LENGTH.size : start])
     outcomes = []
-    for kind, duration, size, buffers, strings in rows:
+    for kind, duration, size, *rest in rows:
         value = view[start : start + size]
-        outcomes.append(Outcome(Kind(kind), duration, value, buffers, strings))
+        outcomes.append(Outcome(Kind(kind), duration, value, *rest))
         start += size
     return Report(worker, outcomes)
 

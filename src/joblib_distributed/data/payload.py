@@ -20,6 +20,9 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
+import math
+import operator
 import pickle
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,88 +37,24 @@ from joblib_distributed.data.buffers import (
     pack_apart,
 )
 from joblib_distributed.data.store import Buffer
+from joblib_distributed.data.tasks import (
+    NOTHING_SHARED,
+    PLAIN_NUMBERS,
+    PackedTask,
+    PlainTasks,
+    References,
+    Scattered,
+    Shared,
+    Sharing,
+    Tasks,
+    is_plain,
+)
 from joblib_distributed.errors import NotATaskError, TaskPackingError
 
 #: Callables that joblib, too, packs once per call. Anything else, a bound method say,
 #: carries state that the user's generator may change between two tasks: it is packed
 #: for each task, and equal content is sent once.
 _STATELESS = (types.FunctionType, types.BuiltinFunctionType, type)
-
-
-class References(NamedTuple):
-    """What a pickle refers to."""
-
-    #: Of buffers, in the order in which it does.
-    names: tuple[str, ...]
-    #: How many of the first are whole ``bytes`` objects.
-    strings: int
-    #: Positions of scattered objects, and of inputs.
-    scattered: tuple[int, ...]
-    inputs: tuple[int, ...] = ()
-
-
-class Shared(NamedTuple):
-    """A pickle's buffers as the driver has them: stored, and in use while it is."""
-
-    buffers: tuple[Buffer, ...] = ()
-    strings: int = 0
-    scattered: tuple[int, ...] = ()
-    inputs: tuple[int, ...] = ()
-
-    @property
-    def references(self) -> References:
-        """What the worker is told of them."""
-        names = tuple(buffer.name for buffer in self.buffers)
-        return References(names, self.strings, self.scattered, self.inputs)
-
-
-NOTHING_SHARED = Shared()
-
-
-class Scattered(NamedTuple):
-    """An object of ``scatter=``, packed once for the whole call."""
-
-    #: Empty if the pickle is large: it is then the first buffer.
-    packed: bytes
-    shared: Shared
-
-
-class Sharing(NamedTuple):
-    """How large data is shared; what the worker is told of it."""
-
-    #: Size in bytes from which a buffer is shared.
-    least: int
-    #: joblib's: ``"r"``, ``"c"`` or None.
-    mmap_mode: str | None
-    #: joblib's folder for the store, if the user named one.
-    temp_folder: str | None
-    #: Identity of the driver's store, and the name under which it wants results there.
-    host: str
-    owner: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class PackedTask:
-    """One task, ready to be sent any number of times."""
-
-    #: Position in the call, from 0.
-    index: int
-    #: Name of the function, for people.
-    name: str
-    #: Digest of `function`.
-    function_key: bytes
-    #: Pickle of the function, the same object for all tasks that share it.
-    function: bytes
-    #: Pickle of ``(args, kwargs)``.
-    arguments: bytes
-    #: Large buffers of the arguments, and of the function.
-    shared: Shared = NOTHING_SHARED
-    function_shared: Shared = NOTHING_SHARED
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the packed arguments in bytes."""
-        return len(self.arguments)
 
 
 class BatchPayload(NamedTuple):
@@ -127,8 +66,9 @@ class BatchPayload(NamedTuple):
     context: bytes
     #: The packed functions that `tasks` refer to.
     functions: dict[bytes, bytes]
-    #: ``(index, function key, arguments)`` of each task.
-    tasks: tuple[tuple[int, bytes, bytes], ...]
+    #: ``(index, function key, arguments, plain)`` of each task; those of `PlainTasks`
+    #: are one row, and `plain` is their number. It is 0 for a `PackedTask`.
+    tasks: tuple[tuple[int, bytes, bytes, int], ...]
     #: Buffers that arguments refer to, by index, and functions, by key.
     references: dict[int | bytes, References] = {}  # noqa: RUF012 - never changed
     #: The scattered objects that those refer to, by position.
@@ -139,6 +79,8 @@ class BatchPayload(NamedTuple):
     buffers: dict[str, bytes] = {}  # noqa: RUF012 - never changed
     #: Inputs that arguments refer to, by position: on the way, a place for each.
     inputs: dict[int, Any] = {}  # noqa: RUF012 - never changed
+    #: Seconds after which the tasks not begun are given back, if any has been run.
+    box: float = math.inf
 
 
 class CallContext(NamedTuple):
@@ -241,6 +183,63 @@ class Packer:
         # By digest, so that equal functions share their bytes.
         self._packed: _Recent[bytes, bytes] = _Recent()
         self._count = 0
+        # The stateless function packed last; and, once that was twice in a row, the one
+        # whose plain tasks are left as they are. A lambda made for each task never is.
+        self._last: object = self
+        self._plain: object = self
+        # What such tasks become, by id of their function, which is kept as above; and how
+        # many tasks had been read when another function took its place.
+        self._plains: dict[int, tuple[object, PlainTasks]] = {}
+        self._read_by: dict[int, int] = {}
+
+    @property
+    def count(self) -> int:
+        """Number of tasks read so far."""
+        return self._count
+
+    def read(self, item: object) -> object:
+        """Take a task as the iterable yields it; returns it packed, or as it is if plain.
+
+        Raises
+        ------
+        NotATaskError, TaskPackingError
+            See `pack_task`.
+        """
+        # For tens of thousands of tasks: no call of a function, but for texts.
+        if type(item) is tuple and len(item) == 3 and item[0] is self._plain:
+            _, args, kwargs = item
+            if type(kwargs) is dict and not kwargs and type(args) is tuple:
+                for value in args:
+                    if type(value) not in PLAIN_NUMBERS and not is_plain(value):
+                        break
+                else:
+                    self._count += 1
+                    return item
+        return self.pack_task(item)
+
+    def gather(self, index: int, items: Sequence[Any]) -> list[Tasks]:
+        """Put together plain tasks among what `read` returned, from `index` on."""
+        gathered: list[Tasks] = []
+        for function, group in itertools.groupby(items, _left_as_it_is):
+            if function is None:
+                packed = list(group)
+                assert packed[0].index == index, "tasks are gathered as they were read"
+                gathered.extend(packed)
+                index += len(packed)
+            else:
+                calls = list(map(_arguments_of, group))
+                plain = self._plains[function][1]
+                gathered.append(dataclasses.replace(plain, index=index, calls=calls))
+                index += len(calls)
+        if len(self._plains) > REMEMBERED:
+            self._forget_plains(index)
+        return gathered
+
+    def _forget_plains(self, gathered: int) -> None:
+        """Forget functions all of whose tasks have been gathered."""
+        for function, read in list(self._read_by.items()):
+            if read <= gathered:
+                del self._plains[function], self._read_by[function]
 
     def pack_task(self, item: object) -> PackedTask:
         """Pack what ``delayed(f)(...)`` returned.
@@ -268,7 +267,21 @@ class Packer:
         except BaseException as error:
             culprit = _find_culprit(args, kwargs)
             raise _packing_error(index, name, culprit, error) from error
+        self._expect_plain(name, function, (key, packed, function_shared))
         return PackedTask(index, name, key, packed, arguments, shared, function_shared)
+
+    def _expect_plain(
+        self, name: str, function: object, packed: tuple[bytes, bytes, Shared]
+    ) -> None:
+        if function is self._last and id(function) in self._known:
+            if self._plain is not self:
+                self._read_by[id(self._plain)] = self._count
+            self._read_by.pop(id(function), None)
+            self._plain = function
+            key, pickled, shared = packed
+            plain = PlainTasks(0, name, key, pickled, (), shared)
+            self._plains[id(function)] = function, plain
+        self._last = function
 
     def _pack(self, value: object) -> tuple[bytes, Shared]:
         apart = pack_apart(value, self._least, self._positions, self._inputs)
@@ -304,6 +317,14 @@ class Packer:
         if _is_stateless(function):
             self._known[id(function)] = (function, key, packed, shared)
         return key, packed, shared
+
+
+def _left_as_it_is(item: Any) -> int | None:
+    """Return the id of a plain task's function; None for one that was packed."""
+    return id(item[0]) if type(item) is tuple else None
+
+
+_arguments_of = operator.itemgetter(1)
 
 
 def _is_stateless(function: Any) -> bool:

@@ -29,7 +29,7 @@ import secrets
 import weakref
 from pathlib import Path
 
-from joblib_distributed.data.buffers import name_of, size_of
+from joblib_distributed.data.buffers import size_of
 from joblib_distributed.data.folders import (
     StoreError,
     check_file_system,
@@ -233,9 +233,8 @@ class Store:
                 return found
             writing = Part(self, name)
             try:
-                writing.write(content)
                 # Another thread may have changed the array since its name was found.
-                writing.name = name_of(map_file(writing.descriptor, content.nbytes))
+                writing.name = writing.copy(content)
                 buffer = writing.publish()
             finally:
                 writing.close()

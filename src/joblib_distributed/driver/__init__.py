@@ -4,13 +4,17 @@ Layout, top to bottom; each imports only what is below it::
 
     backend.py      joblib's contract, translated
     running.py      one live call: its threads, carrying out what call.py says
+    results.py      what joblib's callbacks are called with; pure
     sending.py      what is sent of a batch, and with it; pure
     inputs.py       dask futures and collections among the arguments
     traffic.py      how much large data a call shared, and how much of it travelled
     call.py         one call's ledger: events in, instructions out; pure
+    entries.py      what the ledger keeps of undelivered tasks; pure
     batching.py     how many tasks go in the next batch; pure
     sources.py      where the cluster of a call comes from
     cluster.py      what the driver needs of a distributed.Client; posts events
+    known.py        what all calls on one cluster know of it together
+    latency.py      how soon the engine passes on what it is given
     supplier.py     brings large buffers to hosts that lack them
     supply.py       which host gets a buffer from whom; pure
     reach.py        asks single workers, by whichever way they are reached

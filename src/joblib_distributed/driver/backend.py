@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from joblib.parallel import (
@@ -21,10 +21,13 @@ from joblib.parallel import (
 
 from joblib_distributed.data.buffers import pack
 from joblib_distributed.data.host import host_store
-from joblib_distributed.data.payload import CallContext, Sharing
+from joblib_distributed.data.payload import CallContext
+from joblib_distributed.data.tasks import Sharing
 from joblib_distributed.driver import joblib_hooks
+from joblib_distributed.driver.batching import BatchPolicy
 from joblib_distributed.driver.cluster import Cluster
-from joblib_distributed.driver.running import Error, RunningCall, Values
+from joblib_distributed.driver.results import Error, Values
+from joblib_distributed.driver.running import RunningCall
 from joblib_distributed.driver.seceding import seceded
 from joblib_distributed.driver.sources import (
     embedded_threads,
@@ -106,6 +109,7 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         self._n_jobs = 1
         self._call: RunningCall | None = None
         self._memory = Memory()
+        self._nested: tuple[ParallelBackendBase, int | None] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # What arrives elsewhere finds its cluster anew, and is nobody's.
@@ -198,6 +202,7 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         backend.__dict__.update(self.__dict__)
         backend._cluster = None
         backend._call = None
+        backend._nested = None
         backend.options = options
         backend.parallel = parallel
         return backend
@@ -218,8 +223,11 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
     def start_call(self) -> None:
         """Open the ledger of a call."""
         limited = self.options.cap_n_jobs and self._n_jobs != -1
-        limit = self._limit(self._n_jobs) if limited else None
+        # None left, they may come back: 0 would be never.
+        limit = max(1, self._limit(self._n_jobs)) if limited else None
         cluster = self._find_cluster()
+        threads = cluster.threads(self.options)
+        auto = joblib_hooks.sizes_batches(self.parallel)
         self._call = RunningCall(
             cluster=cluster,
             options=self.options,
@@ -228,12 +236,15 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
             carry_back=self._carry_back,
             dispatch_more=self._dispatch_more,
             sharing=self._sharing(cluster),
+            policy=BatchPolicy(limit or threads) if auto else None,
         )
-        follows = limit is None and self.options.workers is None
-        if follows and joblib_hooks.grows_with_n_jobs(self.parallel):
-            self._call.plan_for(cluster.threads(self.options))
+        self._call.believes = joblib_hooks.returns_list(self.parallel)
+        if joblib_hooks.grows_with_n_jobs(self.parallel):
+            self._call.reads_ahead = True
+            if limit is None and self.options.workers is None:
+                self._call.planned_for = threads
         joblib_hooks.forget_leftovers(self.parallel)
-        joblib_hooks.pack_when_read(self.parallel, self._call.pack_task)
+        joblib_hooks.pack_when_read(self.parallel, self._call.read)
 
     def _sharing(self, cluster: Cluster) -> Sharing | None:
         """Share large data unless workers were found not to see this host's store."""
@@ -260,7 +271,15 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         return CallContext(backend, n_jobs, self.inner_max_num_threads)
 
     def get_nested_backend(self) -> tuple[ParallelBackendBase, int | None]:
-        """Return the backend, and its ``n_jobs``, of calls inside the tasks."""
+        """Return the backend, and its ``n_jobs``, of calls inside the tasks.
+
+        joblib asks for it with each batch.
+        """
+        if self._nested is None:
+            self._nested = self._make_nested()
+        return self._nested
+
+    def _make_nested(self) -> tuple[ParallelBackendBase, int | None]:
         if self.depth >= MOST_NESTED:
             return SequentialBackend(nesting_level=self.nesting_level), None
         backend = DaskDistributedBackend(
@@ -284,7 +303,8 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
 
     def compute_batch_size(self) -> int:
         """Return how many tasks joblib is to put in the next batch."""
-        return self._call.policy.batch_size() if self._call else 1
+        policy = self._call.policy if self._call else None
+        return 1 if policy is None else policy.batch_size()
 
     @contextlib.contextmanager
     def retrieval_context(self) -> Iterator[None]:
@@ -295,8 +315,8 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
     def _carry_back(self, callback: Any, error: Error) -> bool:
         return joblib_hooks.carry_back(self.parallel, callback, error)
 
-    def _dispatch_more(self, batches: int) -> int:
-        return joblib_hooks.dispatch_more(self.parallel, batches)
+    def _dispatch_more(self, batches: int, wanted: Callable[[], bool]) -> int:
+        return joblib_hooks.dispatch_more(self.parallel, batches, wanted)
 
     # ---------------------------------------------------------------- after a call
     def abort_everything(self, ensure_ready: bool = True) -> None:  # noqa: ARG002

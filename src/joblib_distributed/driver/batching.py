@@ -1,18 +1,47 @@
-"""How many tasks go in the next batch.
+"""How many tasks go in the next batch, and how many batches are on their way.
+
+Batches are boxed in time, not in number. joblib is told how many tasks to hand over
+together; the ledger then puts together, or parts, what was handed over, so that a batch
+takes about the time that the box allows by what is known when it is sent; and the worker
+gives back what it has not begun when the time is over.
 
 Pure. Used when joblib's ``batch_size`` is "auto"; an explicit one never comes here.
 """
 
 from __future__ import annotations
 
+import math
+
 #: Seconds a batch should take, joblib's own value for the same purpose
 #: (``AutoBatchingMixin.MIN_IDEAL_BATCH_DURATION``): long against the few milliseconds a
 #: batch costs the driver and the scheduler, short against the patience of a user.
-TARGET_DURATION = 0.2
+BOX = 0.2
 
-#: Bytes of packed arguments a batch should not exceed, so that a generator of large
-#: arguments is not read far ahead. A guess.
-TARGET_NBYTES = 8 * 2**20
+#: Seconds of the box for each thread of the cluster: what one batch costs a scheduler,
+#: about 1.6 ms measured, so that it has half of its time left. Above 60 threads or so
+#: this is what counts.
+BOX_PER_THREAD = 0.0032
+
+#: Seconds of work that are not worth being parted, and that are worth being sent to a
+#: thread that still is busy: what a batch takes to get there and back, measured.
+LEAST = 0.01
+
+#: Batches on their way to, or on, each thread: one that runs, one that waits.
+FLIGHTS = 2
+
+#: The same in all while nothing is known of the tasks, at least. A guess.
+FIRST_FLIGHTS = 8
+
+#: Batches of long tasks in flight, at least: thousands are no use to the scheduler, and
+#: would have to be taken back when the call is stopped. A guess.
+MOST_FLIGHTS = 1000
+
+#: A batch is given this many times the time it should take before it is stopped. A guess.
+PATIENCE = 2.0
+
+#: Bytes of packed arguments, and of large buffers, a batch should not exceed, so that a
+#: generator of large arguments is not read far ahead. A guess.
+MOST_NBYTES = 8 * 2**20
 
 #: Tasks in a batch at most, for the same reason. A guess.
 MOST_TASKS = 10_000
@@ -22,12 +51,23 @@ MEMORY = 0.7
 
 
 class BatchPolicy:
-    """Sizes batches from what finished tasks cost; jumps straight to the right size."""
+    """Sizes batches from what finished tasks cost; jumps straight to the right size.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    threads : int
+        How many tasks of the call may run at a time; may be set anew.
+    """
+
+    def __init__(self, threads: int = 1) -> None:
+        self.threads = max(1, threads)
+        # Seconds of a task by what was known before the call; None if nothing was.
+        self._believed: float | None = None
         self._tasks = 0.0
         self._seconds = 0.0
         self._nbytes = 0.0
+        self._read = 0.0
+        self._stored = 0.0
 
     def record(self, tasks: int, seconds: float, nbytes: int) -> None:
         """Take note of a finished batch.
@@ -41,17 +81,107 @@ class BatchPolicy:
         nbytes : int
             Sum of the sizes of their packed arguments.
         """
-        self._tasks = MEMORY * self._tasks + tasks
         self._seconds = MEMORY * self._seconds + seconds
         self._nbytes = MEMORY * self._nbytes + nbytes
+        # Last: while there are none, another thread does not look at the others.
+        self._tasks = MEMORY * self._tasks + tasks
+
+    def believe(self, seconds: float) -> None:
+        """Take note of what a task took in an earlier call, until this one tells."""
+        self._believed = seconds
+
+    def note_read(self, tasks: int, nbytes: int) -> None:
+        """Take note of tasks that were packed.
+
+        Parameters
+        ----------
+        tasks : int
+            Number of tasks.
+        nbytes : int
+            Size of their large buffers that the store did not have yet.
+        """
+        self._read = MEMORY * self._read + tasks
+        self._stored = MEMORY * self._stored + nbytes
+
+    @property
+    def mean(self) -> float | None:
+        """Seconds that a task takes, if that is known."""
+        return self._seconds / self._tasks if self._tasks else None
+
+    @property
+    def box(self) -> float:
+        """Seconds that a batch should take."""
+        return max(BOX, BOX_PER_THREAD * self.threads)
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a worker gives back what it has not begun."""
+        return PATIENCE * self.box
 
     def batch_size(self) -> int:
-        """Return the number of tasks for the next batch, 1 while nothing is known."""
-        if not self._tasks:
-            return 1
+        """Return how many tasks joblib is to hand over together, 1 while in the dark."""
+        return max(1, int(self._full())) if self._tasks else 1
+
+    def _full(self) -> float:
+        """Return how many tasks fill the box."""
         size = float(MOST_TASKS)
         if self._seconds > 0:
-            size = min(size, TARGET_DURATION * self._tasks / self._seconds)
+            size = min(size, self.box * self._tasks / self._seconds)
         if self._nbytes > 0:
-            size = min(size, TARGET_NBYTES * self._tasks / self._nbytes)
-        return max(1, int(size))
+            size = min(size, MOST_NBYTES * self._tasks / self._nbytes)
+        if self._stored > 0:
+            size = min(size, MOST_NBYTES * self._read / self._stored)
+        return size
+
+    def next_size(self, waiting: int, in_flight: int) -> int | None:
+        """Return how many tasks to send now.
+
+        The work that waits is shared out evenly, in smaller and smaller pieces when its
+        end comes near, so that all threads end together.
+
+        Parameters
+        ----------
+        waiting : int
+            Number of tasks that may be sent.
+        in_flight : int
+            Number of batches that are.
+
+        Returns
+        -------
+        int or None
+            0 to wait until more is known or more is free. None to send what joblib has
+            handed over together, as it is.
+        """
+        if not self._tasks:
+            if in_flight >= max(FIRST_FLIGHTS, self._most):
+                return 0
+            return self._believed_share(waiting, self.threads - in_flight)
+        full = self._full()
+        if full < 2:
+            # They are long: let the scheduler see what is to come.
+            return 1 if in_flight < max(MOST_FLIGHTS, 2 * self._most) else 0
+        if in_flight >= self._most:
+            return 0
+        mean = self._seconds / self._tasks
+        if in_flight >= self.threads and waiting * mean < LEAST:
+            return 0
+        least = min(LEAST / mean, waiting) if mean > 0 else waiting
+        share = math.ceil(waiting / self._most)
+        return max(1, int(min(full, max(share, least))))
+
+    def _believed_share(self, waiting: int, idle: int) -> int | None:
+        """Return a share for each idle thread, as the tasks may be long this time."""
+        if self._believed is None:
+            return None
+        full = self.box / max(self._believed, self.box / MOST_TASKS)
+        return max(1, int(min(full, math.ceil(waiting / max(1, idle)))))
+
+    @property
+    def _most(self) -> int:
+        return FLIGHTS * self.threads
+
+    def lacking(self, waiting: int) -> int:
+        """Return how many tasks more joblib should hand over, for threads to be busy."""
+        if not self._tasks or self._full() < 2:
+            return 0
+        return max(0, int(self._full() * self.threads) - waiting)

@@ -13,14 +13,15 @@ joblib_distributed.driver.running : feeds the events and carries out the instruc
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from joblib_distributed.data.outcome import Kind, Outcome
-from joblib_distributed.data.payload import PackedTask
+from joblib_distributed.data.tasks import Tasks
 from joblib_distributed.driver import verdicts
+from joblib_distributed.driver.batching import BatchPolicy
+from joblib_distributed.driver.entries import Attempt, Delivery, Entry, Waiting, matched
 from joblib_distributed.driver.events import (
     AttemptFailed,
     AttemptFinished,
@@ -51,6 +52,10 @@ LOOKS_BEFORE_LOST = 2
 #: is doubled each time. A guess.
 LOOKS_BEFORE_NEVER_ARRIVED = 30
 
+#: Attempts that are sent before anything else is heard: a hundred take the driver about
+#: 50 ms. A guess.
+SENDS_AT_ONCE = 100
+
 #: How often in all the engine may forget a task. Far above what restarts of a cluster
 #: cause; it ends a call that would be sent for ever. A guess.
 LOSSES_ALLOWED = 100
@@ -63,55 +68,6 @@ MISSES_ALLOWED = 10
 #: How often a task that is alone may be killed with its worker. The scheduler itself
 #: tries such a task on `allowed-failures` + 1 workers, 4 by default, before it says so.
 SOLO_DEATHS_ALLOWED = 0
-
-
-@dataclasses.dataclass
-class _Entry:
-    """One undelivered task."""
-
-    task: PackedTask
-    delivery: _Delivery
-    #: How often it may still be tried again after an exception of its own.
-    retries_left: int
-    #: How often the engine gave it up while it was the call's only running task.
-    solo_deaths: int = 0
-    #: How often the engine forgot it.
-    losses: int = 0
-    #: How often it was given up on its way.
-    never_arrived: int = 0
-    #: Whether it was sent anew because no worker took it.
-    renewed: bool = False
-    #: How often a host lacked its buffers.
-    misses: int = 0
-    #: Whether its buffers are to be sent along.
-    along: bool = False
-    #: Address of a worker whose host has been given them.
-    worker: str = ""
-
-
-@dataclasses.dataclass
-class _Delivery:
-    """Tasks whose results joblib wants together, through one callback."""
-
-    number: int
-    tasks: Sequence[PackedTask]
-    #: Values so far, by task index.
-    values: dict[int, Outcome] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass
-class _Attempt:
-    """One sending of a batch."""
-
-    entries: list[_Entry]
-    #: Whether it carries a suspect, with nothing else of the call in flight.
-    solo: bool
-    #: Whether a look has found that the scheduler knows it.
-    arrived: bool = False
-    #: Looks in a row at which the scheduler did not know it.
-    unknown: int = 0
-    #: When the scheduler was first seen without a worker for it, on the looks' clock.
-    stranded_since: float | None = None
 
 
 class Call:
@@ -130,13 +86,21 @@ class Call:
         How often a task that raised is tried again.
     stranded_timeout : float
         Seconds after which an attempt that no worker can take is given up.
+    policy : BatchPolicy, optional
+        Says what is put in one batch; by default, what joblib hands over together.
     """
 
     def __init__(
-        self, name: str, limit: int | None, retries: int, stranded_timeout: float
+        self,
+        name: str,
+        limit: int | None,
+        retries: int,
+        stranded_timeout: float,
+        policy: BatchPolicy | None = None,
     ) -> None:
         self.name = name
         self.limit = limit
+        self._policy = policy
         self._retries = retries
         self._stranded_timeout = stranded_timeout
         self._sent = 0
@@ -146,15 +110,15 @@ class Call:
         # Why nothing can be sent any more, if that is how the call ended.
         self._failure: ClusterError | None = None
         # Deliveries not made yet, by number.
-        self._deliveries: dict[int, _Delivery] = {}
+        self._deliveries: dict[int, Delivery] = {}
         # Batches to send as soon as the limit allows.
-        self._waiting: deque[list[_Entry]] = deque()
+        self._waiting = Waiting(self._is_wanted)
         # Tasks that were on a worker that died: each is to run alone.
-        self._suspects: deque[_Entry] = deque()
+        self._suspects: deque[Entry] = deque()
         # Tasks whose buffers are being brought to a host, by attempt that lacked them.
-        self._held: dict[str, _Attempt] = {}
+        self._held: dict[str, Attempt] = {}
         # Attempts by key.
-        self._in_flight: dict[str, _Attempt] = {}
+        self._in_flight: dict[str, Attempt] = {}
         self._handlers: dict[type, Callable[[Any], Iterable[Instruction]]] = {
             Dispatched: self._on_dispatched,
             AttemptFinished: self._on_finished,
@@ -177,14 +141,26 @@ class Call:
         """Number of deliveries that joblib still waits for."""
         return len(self._deliveries)
 
+    @property
+    def lacking(self) -> int:
+        """Number of tasks that joblib should hand over for threads to be busy."""
+        if self._policy is None or self._over:
+            return 0
+        return self._policy.lacking(self._waiting.size)
+
     def handle(self, event: Event) -> list[Instruction]:
         """Take note of an event; return what is to be done, in this order."""
+        return [*self.note(event), *self.send()]
+
+    def note(self, event: Event) -> list[Instruction]:
+        """Take note of an event among others, after which `send` is called."""
         if self._over:
             return self._refuse(event)
-        instructions = list(self._handlers[type(event)](event))
-        if not self._over:
-            instructions.extend(self._send())
-        return instructions
+        return list(self._handlers[type(event)](event))
+
+    def send(self) -> list[Instruction]:
+        """Return what can be sent now."""
+        return [] if self._over else list(self._send())
 
     def _refuse(self, event: Event) -> list[Instruction]:
         """Answer what comes after the end; joblib waits for each of its batches."""
@@ -205,31 +181,49 @@ class Call:
             yield self._attempt([self._suspects.popleft()], solo=True)
         if self._suspects or any(a.solo for a in self._in_flight.values()):
             return
-        while self._waiting and self._has_room():
-            batch = [e for e in self._waiting.popleft() if self._is_wanted(e)]
+        for _ in range(SENDS_AT_ONCE):
+            if not self._waiting or not self._has_room():
+                return
+            size = self._next_size()
+            if size == 0:
+                return
+            batch = self._waiting.take(size)
             if batch:
                 yield self._attempt(batch, solo=False)
 
-    def _is_wanted(self, entry: _Entry) -> bool:
+    def _is_wanted(self, entry: Entry) -> bool:
         return entry.delivery.number in self._deliveries
 
     def _has_room(self) -> bool:
         return self.limit is None or len(self._in_flight) < self.limit
 
-    def _attempt(self, entries: list[_Entry], solo: bool) -> Send:
+    @property
+    def can_send(self) -> bool:
+        """Whether there is something to send, and something that may run it."""
+        if self._over or self._suspects or any(a.solo for a in self._in_flight.values()):
+            return False
+        return bool(self._waiting) and self._has_room() and self._next_size() != 0
+
+    def _next_size(self) -> int | None:
+        if self._policy is None:
+            return None
+        return self._policy.next_size(self._waiting.size, len(self._in_flight))
+
+    def _attempt(self, entries: list[Entry], solo: bool) -> Send:
         self._sent += 1
-        key = f"{batch_name(entry.task for entry in entries)}-{self.name}-{self._sent}"
-        self._in_flight[key] = _Attempt(entries, solo)
-        tasks = [entry.task for entry in entries]
+        key = f"{batch_name(entry.tasks for entry in entries)}-{self.name}-{self._sent}"
+        self._in_flight[key] = Attempt(entries, solo)
+        tasks = [entry.tasks for entry in entries]
         along = any(entry.along for entry in entries)
-        return Send(key, tasks, solo, along, entries[0].worker)
+        box = None if self._policy is None else self._policy.patience
+        return Send(key, tasks, solo, along, entries[0].worker, box)
 
     # ------------------------------------------------------------------------- events
     def _on_dispatched(self, event: Dispatched) -> Iterable[Instruction]:
-        delivery = _Delivery(event.delivery, event.tasks)
+        delivery = Delivery(event.delivery, event.tasks)
         self._deliveries[event.delivery] = delivery
         self._waiting.append(
-            [_Entry(task, delivery, self._retries) for task in event.tasks]
+            [Entry(tasks, delivery, self._retries) for tasks in event.tasks]
         )
         return ()
 
@@ -239,11 +233,13 @@ class Call:
             return
         again = []
         missing = next((o for o in event.outcomes if o.kind is Kind.MISSING), None)
-        for entry, outcome in zip(attempt.entries, event.outcomes, strict=True):
-            if entry.delivery.number not in self._deliveries:
+        # All of them before any is delivered: an instruction must not be lost.
+        for entry, outcome in list(matched(attempt.entries, event.outcomes)):
+            if not self._is_wanted(entry):
                 continue
             if outcome.kind is Kind.VALUE:
-                entry.delivery.values[entry.task.index] = outcome
+                self._record(entry.tasks, outcome)
+                entry.delivery.put(entry.tasks, outcome)
                 yield from self._deliver_if_complete(entry.delivery)
             elif outcome.kind in (Kind.NOT_RUN, Kind.MISSING):
                 again.append(entry)
@@ -253,13 +249,19 @@ class Call:
             else:
                 yield self._fail(entry, outcome)
         if missing is not None and again:
-            yield from self._hold(event.key, _Attempt(again, attempt.solo), missing)
+            yield from self._hold(event.key, Attempt(again, attempt.solo), missing)
         else:
+            for entry in again:
+                entry.worker = ""  # its host has what they need; others will ask
             self._put_back(again, attempt.solo)
         yield Release([event.key])
 
+    def _record(self, tasks: Tasks, outcome: Outcome) -> None:
+        if self._policy is not None:
+            self._policy.record(tasks.size, outcome.duration, tasks.nbytes)
+
     def _hold(
-        self, key: str, lacking: _Attempt, missing: Outcome
+        self, key: str, lacking: Attempt, missing: Outcome
     ) -> Iterable[Instruction]:
         """Keep tasks until a host has their buffers; those not run lack them, too."""
         for entry in lacking.entries:
@@ -268,7 +270,7 @@ class Call:
             self._supplied(lacking, along=True)
             return
         self._held[key] = lacking
-        yield Supply(key, [entry.task for entry in lacking.entries], missing)
+        yield Supply(key, [entry.tasks for entry in lacking.entries], missing)
 
     def _on_supplied(self, event: Supplied) -> Iterable[Instruction]:
         lacking = self._held.pop(event.key, None)
@@ -276,31 +278,30 @@ class Call:
             self._supplied(lacking, event.along, event.worker)
         return ()
 
-    def _supplied(self, lacking: _Attempt, along: bool, worker: str = "") -> None:
+    def _supplied(self, lacking: Attempt, along: bool, worker: str = "") -> None:
         for entry in lacking.entries:
             entry.along = entry.along or along
             entry.worker = worker
             entry.renewed = False
         self._put_back(lacking.entries, lacking.solo)
 
-    def _deliver_if_complete(self, delivery: _Delivery) -> Iterable[Instruction]:
-        if len(delivery.values) == len(delivery.tasks):
+    def _deliver_if_complete(self, delivery: Delivery) -> Iterable[Instruction]:
+        if delivery.left == 0:
             del self._deliveries[delivery.number]
-            outcomes = [delivery.values[task.index] for task in delivery.tasks]
-            yield Deliver(delivery.number, delivery.tasks, outcomes)
+            yield Deliver(delivery.number, *delivery.values())
 
     def _fail(
-        self, entry: _Entry, error: Outcome | JoblibDistributedError
+        self, entry: Entry, error: Outcome | JoblibDistributedError
     ) -> DeliverError:
         del self._deliveries[entry.delivery.number]
-        return DeliverError(entry.delivery.number, entry.task, error)
+        return DeliverError(entry.delivery.number, entry.tasks, error)
 
-    def _put_back(self, entries: list[_Entry], suspect: bool = False) -> None:
+    def _put_back(self, entries: list[Entry], suspect: bool = False) -> None:
         """Have tasks sent again before any that was never sent."""
         if suspect:
             self._suspects.extendleft(reversed(entries))
-        elif entries:
-            self._waiting.appendleft(entries)
+        else:
+            self._waiting.put_back(entries)
 
     def _on_killed(self, event: AttemptKilled) -> Iterable[Instruction]:
         attempt = self._in_flight.pop(event.key, None)
@@ -308,14 +309,14 @@ class Call:
             return
         yield Release([event.key])
         if not attempt.solo:
-            self._suspects.extend(attempt.entries)
+            self._suspects.extend(e for one in attempt.entries for e in one.singles())
             return
         (entry,) = attempt.entries
         entry.solo_deaths += 1
         if entry.solo_deaths <= SOLO_DEATHS_ALLOWED:
             self._put_back([entry], suspect=True)
         elif entry.delivery.number in self._deliveries:
-            yield self._fail(entry, verdicts.worker_died(entry.task, event.detail))
+            yield self._fail(entry, verdicts.worker_died(entry.tasks, event.detail))
 
     def _on_lost(self, event: AttemptLost) -> Iterable[Instruction]:
         attempt = self._in_flight.pop(event.key, None)
@@ -329,7 +330,7 @@ class Call:
             if entry.losses <= LOSSES_ALLOWED:
                 again.append(entry)
             elif entry.delivery.number in self._deliveries:
-                yield self._fail(entry, verdicts.lost(entry.task, entry.losses))
+                yield self._fail(entry, verdicts.lost(entry.tasks, entry.losses))
         self._put_back(again, attempt.solo)
 
     def _on_failed(self, event: AttemptFailed) -> Iterable[Instruction]:
@@ -339,7 +340,7 @@ class Call:
         yield Release([event.key])
         for entry in attempt.entries:
             if entry.delivery.number in self._deliveries:
-                yield self._fail(entry, verdicts.never_ran(entry.task, event))
+                yield self._fail(entry, verdicts.never_ran(entry.tasks, event))
 
     def _on_looked(self, event: Looked) -> Iterable[Instruction]:
         for key, state in event.states.items():
@@ -361,7 +362,7 @@ class Call:
             elif self._is_stranded(attempt, state, event):
                 yield from self._give_up_stranded(key, event)
 
-    def _is_stranded(self, attempt: _Attempt, state: str | None, look: Looked) -> bool:
+    def _is_stranded(self, attempt: Attempt, state: str | None, look: Looked) -> bool:
         if state != "no-worker" and look.threads > 0:
             attempt.stranded_since = None
             return False
@@ -375,7 +376,7 @@ class Call:
         self._strays = True
         for entry in attempt.entries:
             if entry.delivery.number in self._deliveries:
-                error = verdicts.no_worker(entry.task, look, self._stranded_timeout)
+                error = verdicts.no_worker(entry.tasks, look, self._stranded_timeout)
                 yield self._fail(entry, error)
 
     def _on_cluster_failed(self, event: ClusterFailed) -> Iterable[Instruction]:
@@ -404,11 +405,11 @@ class Call:
         self._in_flight.clear()
 
 
-def _is_new(entries: Iterable[_Entry]) -> bool:
+def _is_new(entries: Iterable[Entry]) -> bool:
     return not any(entry.renewed for entry in entries)
 
 
-def _patience(attempt: _Attempt) -> int:
+def _patience(attempt: Attempt) -> int:
     """Return how many looks in a row may not find an attempt."""
     if attempt.arrived:
         return LOOKS_BEFORE_LOST
@@ -416,9 +417,9 @@ def _patience(attempt: _Attempt) -> int:
     return LOOKS_BEFORE_NEVER_ARRIVED * int(2**times)
 
 
-def batch_name(tasks: Iterable[PackedTask]) -> str:
+def batch_name(tasks: Iterable[Tasks]) -> str:
     """Name a batch after its first function, as dask's dashboard is to show it."""
-    names = [task.name for task in tasks]
+    names = [each.name for each in tasks]
     prefix = "batch_of" if len(set(names)) == 1 else "mixed_batch_of"
     first = names[0] if names else "nothing"
     return f"{prefix}_{first.replace('-', '_')}"

@@ -15,7 +15,6 @@ import pickle
 import socket
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,10 +24,11 @@ from distributed.scheduler import KilledWorker
 
 from joblib_distributed.data.host import take_results
 from joblib_distributed.data.outcome import Report, unpack_missing, unpack_report
-from joblib_distributed.data.payload import BatchPayload, Sharing, pack_invocation
+from joblib_distributed.data.payload import BatchPayload, pack_invocation
 from joblib_distributed.data.store import Buffer
+from joblib_distributed.data.tasks import Sharing
 from joblib_distributed.data.transfer import Arrival
-from joblib_distributed.driver import embedded, refusals
+from joblib_distributed.driver import embedded, latency, refusals
 from joblib_distributed.driver.events import (
     AttemptFailed,
     AttemptFinished,
@@ -38,6 +38,7 @@ from joblib_distributed.driver.events import (
     Event,
     Looked,
 )
+from joblib_distributed.driver.known import Durations, known_of
 from joblib_distributed.driver.reach import Reach
 from joblib_distributed.driver.supplier import HostSupplied, Place, Supplier
 from joblib_distributed.driver.turns import Turns
@@ -72,24 +73,6 @@ _CONNECTION_ERRORS = (
 Post = Callable[[Event], None]
 
 
-class _Known:
-    """What all calls on one client's cluster know of it together."""
-
-    def __init__(self) -> None:
-        #: Addresses of the workers that passed `Cluster.check_workers`.
-        self.checked: set[str] = set()
-        #: Whether a worker's host cannot have a store.
-        self.is_elsewhere = False
-        #: Made when a host first lacks a buffer.
-        self.supplier: Supplier | None = None
-        #: For whom it is the turn to run a suspect.
-        self.turns = Turns()
-
-
-_known_lock = threading.Lock()
-_known: weakref.WeakKeyDictionary[Client, _Known] = weakref.WeakKeyDictionary()
-
-
 def _finished(key: str, report: Report, sharing: Sharing | None) -> Event:
     try:
         outcomes = take_results(report.outcomes, sharing)
@@ -116,8 +99,10 @@ class Cluster:
     def __init__(self, client: Client, embedded_threads: int | None = None) -> None:
         self.client = client
         self._embedded_threads = embedded_threads
-        with _known_lock:
-            self._known = _known.setdefault(client, _Known())
+        self._known = known_of(client)
+        latency.send_soon(client)
+        if self.is_embedded:
+            latency.pass_on_soon(client.cluster.scheduler)
         self._lock = threading.Lock()
         #: Our reference to each attempt: while it lives, the engine keeps the attempt.
         self._futures: dict[str, Future[Any]] = {}
@@ -137,6 +122,11 @@ class Cluster:
     def turns(self) -> Turns:
         """For whom of all calls on this client's cluster it is the turn."""
         return self._known.turns
+
+    @property
+    def durations(self) -> Durations:
+        """What tasks of earlier calls on this client's cluster took."""
+        return self._known.durations
 
     @property
     def is_elsewhere(self) -> bool:

@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from joblib_distributed.data.outcome import Outcome
-from joblib_distributed.data.payload import PackedTask
+from joblib_distributed.data.tasks import Tasks
 from joblib_distributed.errors import ClusterError, JoblibDistributedError
 
 
@@ -22,7 +22,7 @@ class Dispatched:
     """joblib handed over tasks whose results it wants together."""
 
     delivery: int
-    tasks: Sequence[PackedTask]
+    tasks: Sequence[Tasks]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,13 +114,15 @@ class Send:
     """Submit an attempt under this fresh key."""
 
     key: str
-    tasks: Sequence[PackedTask]
+    tasks: Sequence[Tasks]
     #: Whether it carries a suspect, beside which no other call's suspect may run.
     solo: bool = False
     #: Whether to send the buffers along that workers may not find on their hosts.
     with_buffers: bool = False
     #: Address of a worker whose host has them; empty if any worker is as good.
     worker: str = ""
+    #: Seconds after which tasks not begun are to be given back; None if they are not.
+    box: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +131,7 @@ class Supply:
 
     #: Of the attempt that found that out.
     key: str
-    tasks: Sequence[PackedTask]
+    tasks: Sequence[Tasks]
     #: What it lacks.
     missing: Outcome
 
@@ -139,7 +141,7 @@ class Deliver:
     """Give joblib the values of a delivery, in the order of its tasks."""
 
     delivery: int
-    tasks: Sequence[PackedTask]
+    tasks: Sequence[Tasks]
     outcomes: Sequence[Outcome]
 
 
@@ -148,7 +150,7 @@ class DeliverError:
     """Give joblib an error instead: a task's own packed one, or one of ours."""
 
     delivery: int
-    task: PackedTask | None
+    task: Tasks | None
     error: Outcome | JoblibDistributedError
 
 

@@ -7,7 +7,7 @@ Each hook is guarded, has a test that says which release broke it, and is listed
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 #: What joblib calls a callback with; called exactly once for each batch.
@@ -22,18 +22,11 @@ def tasks_of(batch: Any) -> Sequence[Any]:
     return list(batch.items)
 
 
-class _PackedItems:
-    """Reads an iterable, packing each item before the next is read."""
+class _PackedItems(map):  # type: ignore[type-arg]
+    """Reads an iterable, packing each item before the next is read.
 
-    def __init__(self, items: Iterable[Any], pack: Callable[[Any], Any]) -> None:
-        self._items = iter(items)
-        self._pack = pack
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        return self._pack(next(self._items))
+    A `map`, because a method of Python's would take longer than a small task.
+    """
 
 
 def pack_when_read(parallel: Any, pack: Callable[[Any], Any]) -> None:
@@ -50,7 +43,7 @@ def pack_when_read(parallel: Any, pack: Callable[[Any], Any]) -> None:
 
     def dispatch_packed(items: Any) -> Any:
         if not isinstance(items, _PackedItems):
-            packed = _PackedItems(items, pack)
+            packed = _PackedItems(pack, items)
             if items is parallel._original_iterator:
                 # joblib compares the two to find out that it reads the last tasks.
                 parallel._original_iterator = packed
@@ -82,6 +75,22 @@ def grows_with_n_jobs(parallel: Any) -> bool:
     Not if the user said how far, as a number. Rests on ``Parallel.pre_dispatch``.
     """
     return "n_jobs" in str(getattr(parallel, "pre_dispatch", ""))
+
+
+def sizes_batches(parallel: Any) -> bool:
+    """Whether a `Parallel` leaves it to the backend how many tasks are in a batch.
+
+    Rests on ``Parallel.batch_size``.
+    """
+    return bool(getattr(parallel, "batch_size", "auto") == "auto")
+
+
+def returns_list(parallel: Any) -> bool:
+    """Whether a `Parallel` returns nothing before all is done.
+
+    Rests on ``Parallel.return_generator`` (joblib 1.5 to 1.6).
+    """
+    return not getattr(parallel, "return_generator", True)
 
 
 def stop_packing(parallel: Any) -> None:
@@ -123,24 +132,35 @@ def carry_back(parallel: Any, callback: Any, outcome: object) -> bool:
     return True
 
 
-def dispatch_more(parallel: Any, batches: int) -> int:
+def dispatch_more(parallel: Any, batches: int, wanted: Callable[[], bool]) -> int:
     """Have joblib keep more batches in flight than it chose at the start of the call.
 
     Each batch dispatched here is followed by another when it completes, as joblib's own
     are. Rests on ``Parallel._lock``, ``_original_iterator`` and ``_aborting`` (joblib
     1.5 to 1.6); without them, nothing more is dispatched.
 
+    Parameters
+    ----------
+    parallel : joblib.Parallel
+    batches : int
+        How many.
+    wanted : callable
+        Says whether they still are.
+
     Returns
     -------
     int
         The number of batches dispatched.
     """
+    lock = getattr(parallel, "_lock", None)
+    if lock is None:
+        return 0
     for done in range(batches):
-        try:
-            with parallel._lock:
-                if parallel._original_iterator is None or parallel._aborting:
-                    return done
-                parallel.dispatch_next()
-        except AttributeError:
-            return done
+        with lock:
+            # Of a call that is over, the `Parallel` may have begun another one.
+            has_ended = getattr(parallel, "_aborting", True)
+            has_read = getattr(parallel, "_original_iterator", None) is None
+            if has_ended or has_read or not wanted():
+                return done
+            parallel.dispatch_next()
     return batches

@@ -16,6 +16,10 @@ from joblib_distributed.data.transfer import CHUNK_TIMEOUT
 #: Seconds in which a worker that can be reached without the scheduler answers. A guess.
 DIRECT_TIMEOUT = 3.0
 
+#: Seconds of these that are waited for before the scheduler is asked instead. A guess:
+#: far above what an answer takes where there is a way.
+DIRECT_GRACE = 0.3
+
 #: Seconds for which one that did not is asked through the scheduler: it may only have
 #: been busy. A guess.
 INDIRECT_FOR = 60.0
@@ -36,6 +40,8 @@ class Reach:
         self._client_or_none = weakref.ref(client)
         #: Until when workers count as reached without the scheduler, or not, by address.
         self._is_direct: dict[str, tuple[bool, float]] = {}
+        # The event loop itself keeps no task.
+        self._probes: set[asyncio.Future[None]] = set()
 
     @property
     def _client(self) -> Any:
@@ -73,14 +79,21 @@ class Reach:
 
     async def _reaches(self, address: str) -> bool:
         """Whether a worker answers without the scheduler."""
-        is_direct, until = self._is_direct.get(address, (False, 0.0))
+        is_direct, until = self._is_direct.get(address, (False, -math.inf))
         if time.monotonic() > until:
-            until = math.inf
-            try:
-                asked = self._client.rpc(address).identity()
-                await asyncio.wait_for(asked, DIRECT_TIMEOUT)
-                is_direct = True
-            except (OSError, asyncio.TimeoutError):
-                is_direct, until = False, time.monotonic() + INDIRECT_FOR
-            self._is_direct[address] = is_direct, until
+            # Meanwhile the scheduler is as good a way.
+            self._is_direct[address] = False, time.monotonic() + DIRECT_TIMEOUT
+            probe = asyncio.ensure_future(self._probe(address))
+            self._probes.add(probe)
+            probe.add_done_callback(self._probes.discard)
+            await asyncio.wait({probe}, timeout=DIRECT_GRACE)
+            is_direct, _ = self._is_direct[address]
         return is_direct
+
+    async def _probe(self, address: str) -> None:
+        try:
+            asked = self._client.rpc(address).identity()
+            await asyncio.wait_for(asked, DIRECT_TIMEOUT)
+            self._is_direct[address] = True, math.inf
+        except (OSError, asyncio.TimeoutError):
+            self._is_direct[address] = False, time.monotonic() + INDIRECT_FOR

@@ -11,6 +11,7 @@ from typing import Any
 from joblib_distributed.errors import (
     AsynchronousClientError,
     ClusterClosedError,
+    ClusterError,
     EnvironmentMismatchError,
     NoWorkersError,
     OptionTypeError,
@@ -155,3 +156,16 @@ def check_answer(address: str, answer: object) -> bool:
 
 def _dotted(version: Any) -> str:
     return ".".join(map(str, version))
+
+
+def not_sent(error: BaseException) -> ClusterError:
+    """Return the error for a call whose batches cannot be handed to the client."""
+    if isinstance(error, ClusterError):
+        return error
+    wrapped = ClusterError(
+        f"A batch could not be handed to the dask client: {type(error).__name__}: "
+        f"{error}. The client or its event loop is probably in trouble: make a new one "
+        "and run the call again."
+    )
+    wrapped.__cause__ = error
+    return wrapped

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import itertools
 import queue
 import threading
@@ -23,15 +24,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from joblib_distributed.data.host import host_store
-from joblib_distributed.data.outcome import (
-    Outcome,
-    unpack_error,
-    unpack_missing,
-    unpack_value,
-)
-from joblib_distributed.data.payload import PackedTask, Packer, Sharing
+from joblib_distributed.data.outcome import unpack_missing
+from joblib_distributed.data.payload import Packer
 from joblib_distributed.data.store import Buffer
+from joblib_distributed.data.tasks import Sharing
 from joblib_distributed.data.transfer import Arrival
+from joblib_distributed.driver import refusals
 from joblib_distributed.driver.batching import BatchPolicy
 from joblib_distributed.driver.call import Call
 from joblib_distributed.driver.cluster import Cluster
@@ -52,10 +50,10 @@ from joblib_distributed.driver.events import (
 )
 from joblib_distributed.driver.inputs import Inputs
 from joblib_distributed.driver.joblib_hooks import Callback
+from joblib_distributed.driver.results import Error, unpack
 from joblib_distributed.driver.sending import Sender
 from joblib_distributed.driver.supplier import HostSupplied, Place
 from joblib_distributed.driver.traffic import Tally, Traffic
-from joblib_distributed.errors import ClusterError
 from joblib_distributed.options import Options
 from joblib_distributed.worker.interrupt import shielded
 
@@ -71,16 +69,8 @@ QUIET = 2.0
 CANCEL_TIMEOUT = 0.5
 
 
-class Values(NamedTuple):
-    """What joblib's callback is called with when a delivery succeeded."""
-
-    values: list[object]
-
-
-class Error(NamedTuple):
-    """What joblib's callback is called with when a delivery failed."""
-
-    error: BaseException
+class _GoOn(NamedTuple):
+    """There was more to send, but what happened meanwhile goes first."""
 
 
 class _Granted(NamedTuple):
@@ -89,6 +79,7 @@ class _Granted(NamedTuple):
     send: Send
 
 
+_Heard = Event | _Granted | _GoOn
 _Job = Callable[[], object]
 
 
@@ -107,9 +98,12 @@ class RunningCall:
         Takes a callback and an `Error` that joblib did not expect there, and has it
         raised in the user's thread.
     dispatch_more : callable
-        Takes a number of batches that joblib is to keep in flight in addition.
+        Takes a number of batches that joblib is to keep in flight in addition, and says
+        how many there were; and a function that says whether they still are wanted.
     sharing : Sharing, optional
         How large data is shared; it is not by default.
+    policy : BatchPolicy, optional
+        See `Call`.
     """
 
     def __init__(
@@ -119,11 +113,13 @@ class RunningCall:
         limit: int | None,
         context: bytes,
         carry_back: Callable[[Callback, Error], bool],
-        dispatch_more: Callable[[int], object],
+        dispatch_more: Callable[[int, Callable[[], bool]], int],
         sharing: Sharing | None = None,
+        policy: BatchPolicy | None = None,
     ) -> None:
         self.id = uuid.uuid4().hex
-        self.policy = BatchPolicy()
+        #: None if batches are to be as joblib hands them over.
+        self.policy = policy
         self._cluster = cluster
         self._options = options
         self._carry_back = carry_back
@@ -136,9 +132,20 @@ class RunningCall:
         self._inputs = Inputs(cluster.compute)
         self._packer = Packer(least, self._put, options.scatter, self._inputs.position_of)
         self._ledger = Call(
-            self.id, limit, options.retries, options.wait_for_workers_timeout
+            self.id, limit, options.retries, options.wait_for_workers_timeout, policy
         )
         self._numbers = itertools.count()
+        # Number of tasks; of those read by then; bytes of large buffers put since.
+        self._dispatched = 0
+        self._read = 0
+        self._stored = 0
+        #: Whether tasks may be sent together because they were short in an earlier call;
+        #: then one that ends at once may have to wait for another.
+        self.believes = False
+        #: Whether small tasks may be read ahead of what joblib would have in flight.
+        self.reads_ahead = False
+        # Whether the delivery thread is to do so; or is at it.
+        self._is_reading = False
         # Owned by the ledger thread, but for new items: callbacks by delivery number.
         self._callbacks: dict[int, Callback] = {}
         # Any of joblib's callbacks: what carries an error back when no batch is at hand.
@@ -148,17 +155,22 @@ class RunningCall:
         self._sent_at: dict[str, float] = {}
         self._arrivals: dict[str, int] = {}
         self._next_look = time.monotonic() + LOOK_INTERVAL
-        #: Threads the call was planned for; more of them need more batches in flight.
-        self._threads = 0
-        self._events: queue.SimpleQueue[Event | _Granted | None] = queue.SimpleQueue()
+        #: Threads joblib has planned for; more of them need more batches in flight. None
+        #: not to follow the cluster.
+        self.planned_for: int | None = None
+        self._events: queue.SimpleQueue[_Heard | None] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        # Key of the first task's function.
+        self._function = b""
         self._interrupted: concurrent.futures.Future[None] | None = None
         self._cancelled = threading.Event()
+        # Then joblib's `Parallel` may be about to run another call.
+        self._is_over = False
         self._threads_started: list[threading.Thread] = []
 
     # ------------------------------------------------------------- from joblib's threads
-    def pack_task(self, item: object) -> PackedTask:
-        """Pack what the user's iterable yielded, as soon as it did.
+    def read(self, item: object) -> object:
+        """Pack what the user's iterable yielded, as soon as it did, if it is not plain.
 
         Called by whichever thread reads the iterable, one item at a time.
 
@@ -167,12 +179,13 @@ class RunningCall:
         NotATaskError, TaskPackingError
             To be raised where the user can see it.
         """
-        return self._packer.pack_task(item)
+        return self._packer.read(item)
 
     def _put(self, content: memoryview) -> Buffer:
         assert self._sharing is not None, "nothing is large if nothing is shared"
         buffer, found = host_store(self._sharing.temp_folder).put(content)
         self._tally.note_shared(buffer.name, content.nbytes, found)
+        self._stored += 0 if found else content.nbytes
         return buffer
 
     @property
@@ -180,17 +193,33 @@ class RunningCall:
         """What became of the call's large data so far."""
         return self._tally.traffic
 
-    def dispatch(self, tasks: Sequence[PackedTask], callback: Callback) -> None:
-        """Send tasks whose results joblib wants together."""
+    def dispatch(self, items: Sequence[object], callback: Callback) -> None:
+        """Send tasks whose results joblib wants together, as `read` returned them."""
         number = next(self._numbers)
+        tasks = self._packer.gather(self._dispatched, items)
+        self._dispatched += len(items)
+        if self.policy is not None:
+            read, self._read = self._packer.count - self._read, self._packer.count
+            if read:
+                self.policy.note_read(read, self._stored)
+                self._stored = 0
         if number == 0 and self._sharing is not None:
             scattered = self._sender.scattered()
             if scattered:
                 spread = self._cluster.spread(scattered, self._sharing)
                 self._tally.note_sent(spread.by_driver, spread.by_hosts)
+        if number == 0:
+            self._expect(tasks[0].function_key)
         self._callbacks[number] = self._any_callback = callback
         self._start()
         self._events.put(Dispatched(number, tasks))
+
+    def _expect(self, function: bytes) -> None:
+        """Begin with what is known of the function; most calls have but one."""
+        self._function = function
+        seconds = self._cluster.durations.get(function)
+        if self.policy is not None and seconds is not None and self.believes:
+            self.policy.believe(seconds)
 
     def _start(self) -> None:
         if self._threads_started:
@@ -208,16 +237,13 @@ class RunningCall:
             for thread in self._threads_started:
                 thread.start()
 
-    def plan_for(self, threads: int) -> None:
-        """Say for how many threads joblib planned; 0 not to follow the cluster."""
-        self._threads = threads
-
     def cancel(self) -> None:
         """Drop what is queued and stop what runs; return once the workers are told.
 
         Waits at most `CANCEL_TIMEOUT` seconds: a cluster that does not answer must not
         keep the user.
         """
+        self._is_over = True
         if not self._threads_started:
             return
         self._events.put(Cancelled())
@@ -229,6 +255,7 @@ class RunningCall:
 
     def stop(self) -> None:
         """End both threads, after what is queued for them."""
+        self._is_over = True
         self._events.put(Cancelled())
         self._events.put(None)
 
@@ -247,8 +274,16 @@ class RunningCall:
                 return
             self._handle(event)
             del event  # it holds results
+            # What arrives together is sent together.
+            if self._events.empty():
+                self._obey(self._ledger.send)
+                self._read_on()
+                if self._ledger.can_send:
+                    self._events.put(_GoOn())
 
     def _tidy(self) -> None:
+        if self.policy is not None and self.policy.mean is not None:
+            self._cluster.durations.note(self._function, self.policy.mean)
         self._inputs.forget()
         if self._sharing is not None:
             store = host_store(self._sharing.temp_folder)
@@ -260,27 +295,32 @@ class RunningCall:
             self._look()
         except Exception as error:
             # A call that cannot look at its cluster must end, not hang.
-            self._events.put(ClusterFailed(_as_cluster_error(error)))
+            self._events.put(ClusterFailed(refusals.not_sent(error)))
 
-    def _handle(self, event: Event | _Granted) -> None:
+    def _handle(self, event: _Heard) -> None:
+        if isinstance(event, _GoOn):
+            return
         if isinstance(event, _Granted):
             self._send_granted(event.send)
             return
         if isinstance(event, Looked):
             self._follow_cluster(event.threads)
+        self._obey(lambda: self._ledger.note(event))
+        if isinstance(event, Cancelled):
+            self._cancelled.set()
+
+    def _obey(self, orders: Callable[[], Iterable[Instruction]]) -> None:
         instructions: Iterator[Instruction] = iter(())
         try:
-            instructions = iter(self._ledger.handle(event))
+            instructions = iter(orders())
             for instruction in instructions:
                 self._carry_out(instruction)
         except Exception as error:
             # Whatever it is, a call that cannot be sent must end, not hang.
-            failed = ClusterFailed(_as_cluster_error(error))
+            failed = ClusterFailed(refusals.not_sent(error))
             for instruction in itertools.chain(instructions, self._ledger.handle(failed)):
                 if not isinstance(instruction, Send):
                     self._carry_out(instruction)
-        if isinstance(event, Cancelled):
-            self._cancelled.set()
 
     def _carry_out(self, instruction: Instruction) -> None:
         if isinstance(instruction, Send):
@@ -293,7 +333,7 @@ class RunningCall:
                 self._send(instruction)
         elif isinstance(instruction, (Deliver, DeliverError)):
             callback = self._callbacks.pop(instruction.delivery)
-            self._jobs.put(_deliver_job(self, callback, instruction))
+            self._jobs.put(functools.partial(self.deliver, callback, instruction))
         elif isinstance(instruction, Supply):
             self._supply(instruction)
         elif isinstance(instruction, Release):
@@ -309,12 +349,12 @@ class RunningCall:
         try:
             self._send(send)
         except Exception as error:
-            self._handle(ClusterFailed(_as_cluster_error(error)))
+            self._handle(ClusterFailed(refusals.not_sent(error)))
 
     def _send(self, send: Send) -> None:
         self._sent_at[send.key] = time.monotonic()
         self._arrivals[send.key] = self._cluster.arrivals
-        batch = self._sender.payload(send.tasks, send.with_buffers)
+        batch = self._sender.payload(send.tasks, send.with_buffers, send.box)
         self._tally.note_sent(sum(map(len, batch.buffers.values())))
         options = self._options.preferring(send.worker)
         inputs = self._inputs.futures(batch.inputs)
@@ -356,15 +396,34 @@ class RunningCall:
             return
         self._cluster.restore()
         quiet = [key for key, at in self._sent_at.items() if now - at > QUIET]
-        if quiet or self._threads:
+        if quiet or self._ledger.limit is None:
             self._cluster.look(quiet, self._options, self._events.put)
 
     def _follow_cluster(self, threads: int) -> None:
         """Keep joblib's two batches for each thread in flight on new threads, too."""
-        if self._threads and threads > self._threads:
-            more = 2 * (threads - self._threads)
-            self._threads = threads
-            self._jobs.put(lambda: self._carrying_back(lambda: self._dispatch_more(more)))
+        if self.policy is not None and self._ledger.limit is None:
+            self.policy.threads = max(self.policy.threads, threads)
+        if self.planned_for is not None and threads > self.planned_for:
+            more = 2 * (threads - self.planned_for)
+            self.planned_for = threads
+            self._jobs.put(lambda: self._carrying_back(lambda: self._hand_over(more)))
+
+    def _hand_over(self, batches: int) -> int:
+        """Have joblib hand over more batches; return how many it did."""
+        return self._dispatch_more(batches, lambda: not self._is_over)
+
+    def _read_on(self) -> None:
+        """Have joblib hand over enough small tasks to fill large batches."""
+        if self.reads_ahead and not self._is_reading and self._ledger.lacking:
+            self._is_reading = True
+            self._jobs.put(lambda: self._carrying_back(self._read_ahead))
+
+    def _read_ahead(self) -> None:
+        # Not while something is to be delivered: that reads on by itself.
+        self._is_reading = False
+        if self._ledger.lacking and self._jobs.empty():
+            self.reads_ahead = bool(self._hand_over(1))
+            self._read_on()
 
     # ------------------------------------------------------------------- delivery thread
     def _run_deliveries(self) -> None:
@@ -377,13 +436,7 @@ class RunningCall:
 
     def deliver(self, callback: Callback, result: Deliver | DeliverError) -> None:
         """Unpack a delivery and hand it to joblib."""
-        if isinstance(result, Deliver):
-            self.policy.record(
-                len(result.tasks),
-                sum(outcome.duration for outcome in result.outcomes),
-                sum(task.nbytes for task in result.tasks),
-            )
-        unpacked = _unpack(result)
+        unpacked = unpack(result)
         self._carrying_back(lambda: callback(unpacked))
 
     def _carrying_back(self, job: _Job) -> None:
@@ -394,46 +447,4 @@ class RunningCall:
             callback = self._any_callback
             if callback is None or not self._carry_back(callback, Error(error)):
                 # joblib has changed: at least the batches that it waits for must end.
-                self._events.put(ClusterFailed(_as_cluster_error(error)))
-
-
-def _deliver_job(
-    call: RunningCall, callback: Callback, result: Deliver | DeliverError
-) -> _Job:
-    return lambda: call.deliver(callback, result)
-
-
-def _unpack(result: Deliver | DeliverError) -> Values | Error:
-    try:
-        if isinstance(result, Deliver):
-            return Values(
-                [
-                    unpack_value(
-                        outcome.packed,
-                        task.index,
-                        task.name,
-                        outcome.buffers,
-                        outcome.strings,
-                    )
-                    for task, outcome in zip(result.tasks, result.outcomes, strict=True)
-                ]
-            )
-        if isinstance(result.error, Outcome):
-            assert result.task is not None
-            task = result.task
-            return Error(unpack_error(result.error.packed, task.index, task.name))
-        return Error(result.error)
-    except BaseException as error:  # of the user's classes, while they are rebuilt
-        return Error(error)
-
-
-def _as_cluster_error(error: BaseException) -> ClusterError:
-    if isinstance(error, ClusterError):
-        return error
-    wrapped = ClusterError(
-        f"A batch could not be handed to the dask client: {type(error).__name__}: "
-        f"{error}. The client or its event loop is probably in trouble: make a new one "
-        "and run the call again."
-    )
-    wrapped.__cause__ = error
-    return wrapped
+                self._events.put(ClusterFailed(refusals.not_sent(error)))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
-from joblib_distributed.data.payload import (
+from joblib_distributed.data.payload import BatchPayload, place
+from joblib_distributed.data.store import Buffer
+from joblib_distributed.data.tasks import (
     NOTHING_SHARED,
-    BatchPayload,
-    PackedTask,
     References,
     Scattered,
     Shared,
     Sharing,
-    place,
+    Tasks,
 )
-from joblib_distributed.data.store import Buffer
 
 
 class Sender:
@@ -44,14 +44,18 @@ class Sender:
         self._scattered = scattered
         self._sharing = sharing
 
-    def payload(self, tasks: Sequence[PackedTask], with_buffers: bool) -> BatchPayload:
+    def payload(
+        self, tasks: Sequence[Tasks], with_buffers: bool, box: float | None = None
+    ) -> BatchPayload:
         """Return all that a worker needs to run these tasks.
 
         Parameters
         ----------
-        tasks : sequence of PackedTask
+        tasks : sequence of PackedTask or PlainTasks
         with_buffers : bool
             Whether to send all buffers along, rather than those that no store has.
+        box : float, optional
+            Seconds after which tasks not begun are given back; by default, they are not.
         """
         references = {key: s.references for key, s in _shared(tasks).items()}
         scattered = self._scattered_of(references.values())
@@ -64,17 +68,16 @@ class Sender:
             self._call,
             self._context,
             {task.function_key: task.function for task in tasks},
-            tuple((task.index, task.function_key, task.arguments) for task in tasks),
+            tuple((t.index, t.function_key, t.arguments, t.plain) for t in tasks),
             references,
             {key: (s.packed, s.shared.references) for key, s in scattered.items()},
             self._sharing,
             along,
             {position: place() for position in sorted(_inputs(references.values()))},
+            math.inf if box is None else box,
         )
 
-    def lacking(
-        self, tasks: Sequence[PackedTask], names: Iterable[str]
-    ) -> dict[str, Buffer]:
+    def lacking(self, tasks: Sequence[Tasks], names: Iterable[str]) -> dict[str, Buffer]:
         """Return the buffers with these names, if the tasks refer to them.
 
         A worker tells of all that its batch lacks; of that, some tasks may have been run.
@@ -82,7 +85,7 @@ class Sender:
         buffers = self.buffers(tasks)
         return {name: buffers[name] for name in names if name in buffers}
 
-    def buffers(self, tasks: Sequence[PackedTask]) -> dict[str, Buffer]:
+    def buffers(self, tasks: Sequence[Tasks]) -> dict[str, Buffer]:
         """Return all buffers that tasks refer to, by name."""
         shared = list(_shared(tasks).values())
         scattered = self._scattered_of(s.references for s in shared)
@@ -102,7 +105,7 @@ def _inputs(references: Iterable[References]) -> set[int]:
     return {position for reference in references for position in reference.inputs}
 
 
-def _shared(tasks: Iterable[PackedTask]) -> dict[int | bytes, Shared]:
+def _shared(tasks: Iterable[Tasks]) -> dict[int | bytes, Shared]:
     """Return what arguments refer to, by index, and functions, by key."""
     found: dict[int | bytes, Shared] = {}
     for task in tasks:

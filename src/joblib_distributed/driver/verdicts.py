@@ -5,7 +5,7 @@ Pure: makes errors of what the ledger of a call knows.
 
 from __future__ import annotations
 
-from joblib_distributed.data.payload import PackedTask
+from joblib_distributed.data.tasks import Tasks
 from joblib_distributed.driver.events import AttemptFailed, Looked
 from joblib_distributed.errors import (
     InputFailedError,
@@ -17,7 +17,7 @@ from joblib_distributed.errors import (
 )
 
 
-def worker_died(task: PackedTask, detail: str) -> TaskError:
+def worker_died(task: Tasks, detail: str) -> TaskError:
     """Return the error for a task that alone kills its worker."""
     return WorkerDiedError.of(
         task.index,
@@ -29,7 +29,7 @@ def worker_died(task: PackedTask, detail: str) -> TaskError:
     )
 
 
-def never_ran(task: PackedTask, event: AttemptFailed) -> TaskError:
+def never_ran(task: Tasks, event: AttemptFailed) -> TaskError:
     """Return the error for a task whose attempt ended without an outcome of its own."""
     if event.of_input is not None:
         error = InputFailedError.of(
@@ -48,7 +48,7 @@ def never_ran(task: PackedTask, event: AttemptFailed) -> TaskError:
     )
 
 
-def lost(task: PackedTask, losses: int) -> TaskError:
+def lost(task: Tasks, losses: int) -> TaskError:
     """Return the error for a task that the engine forgot too often."""
     return TaskLostError.of(
         task.index,
@@ -59,7 +59,7 @@ def lost(task: PackedTask, losses: int) -> TaskError:
     )
 
 
-def no_worker(task: PackedTask, look: Looked, timeout: float) -> JoblibDistributedError:
+def no_worker(task: Tasks, look: Looked, timeout: float) -> JoblibDistributedError:
     """Return the error for a task that no worker could take."""
     if look.threads and look.constrained:
         reason = (

@@ -7,6 +7,7 @@ joblib_distributed.data.store : where they lie.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 
 from distributed import Worker, get_worker
@@ -14,10 +15,11 @@ from distributed import Worker, get_worker
 from joblib_distributed.data.buffers import pack, pack_apart
 from joblib_distributed.data.host import HostStore, host_store
 from joblib_distributed.data.outcome import Kind, Missing, Outcome, pack_missing
-from joblib_distributed.data.payload import Sharing
+from joblib_distributed.data.tasks import Sharing
 from joblib_distributed.data.writing import NoRoomError
 from joblib_distributed.worker.accounting import account_for_mappings
 from joblib_distributed.worker.interrupt import shielded
+from joblib_distributed.worker.lingering import Lingering
 from joblib_distributed.worker.supplies import serve
 
 
@@ -53,10 +55,12 @@ def find_buffers(
     with shielded():
         if worker is not None:
             account_for_mappings(worker)
-        return [_find_buffer(name, sharing, sent) for name in names]
+        return [_find_buffer(name, sharing, sent, worker) for name in names]
 
 
-def _find_buffer(name: str, sharing: Sharing, sent: Mapping[str, bytes]) -> memoryview:
+def _find_buffer(
+    name: str, sharing: Sharing, sent: Mapping[str, bytes], worker: Worker | None
+) -> memoryview:
     store = host_store(sharing.temp_folder)
     if sharing.mmap_mode != "r":
         private = store.get_private(name)
@@ -65,11 +69,23 @@ def _find_buffer(name: str, sharing: Sharing, sent: Mapping[str, bytes]) -> memo
     else:
         buffer = store.get(name)
         if buffer is not None:
+            if worker is not None:
+                _lingering_of(worker).keep(buffer, store)
             return buffer.view
     if name not in sent:
         raise BufferMissingError(name)
     view = memoryview(sent[name])
     return view if sharing.mmap_mode == "r" else memoryview(bytearray(view))
+
+
+_lingering: weakref.WeakKeyDictionary[Worker, Lingering] = weakref.WeakKeyDictionary()
+
+
+def _lingering_of(worker: Worker) -> Lingering:
+    try:
+        return _lingering[worker]
+    except KeyError:
+        return _lingering.setdefault(worker, Lingering(worker.loop))
 
 
 def current_worker() -> Worker | None:

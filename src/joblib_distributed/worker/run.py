@@ -8,24 +8,27 @@ code does: everything that can go wrong in a task is an outcome.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pickle
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import joblib
 
 from joblib_distributed.data.buffers import unpack_apart
 from joblib_distributed.data.outcome import (
-    NOT_RUN,
     Kind,
     Outcome,
     Stage,
+    not_run,
     pack_failure,
+    pack_plain,
     pack_report,
 )
-from joblib_distributed.data.payload import BatchPayload, CallContext, References
+from joblib_distributed.data.payload import BatchPayload, CallContext
+from joblib_distributed.data.tasks import References, is_plain
 from joblib_distributed.worker.buffers import (
     BufferMissingError,
     current_worker,
@@ -35,6 +38,10 @@ from joblib_distributed.worker.buffers import (
     report_missing,
 )
 from joblib_distributed.worker.interrupt import Interrupted, interruptible, is_unwanted
+
+#: Seconds between two looks at the time and at what is unwanted. Far below what anybody
+#: waits for; a look takes as long as a task that does nothing. A guess.
+LOOK_INTERVAL = 0.001
 
 
 def run_batch(*parts: object) -> bytes:
@@ -48,7 +55,7 @@ def run_batch(*parts: object) -> bytes:
     Returns
     -------
     bytes
-        A packed `Report`, with an outcome for each task of the batch.
+        A packed `Report`, with the outcomes of all tasks of the batch.
     """
     batch = BatchPayload(*parts)  # type: ignore[arg-type]
     worker = _worker_name()
@@ -61,8 +68,12 @@ def run_batch(*parts: object) -> bytes:
     if batch.sharing is not None and is_unwanted(batch.call):
         # The driver has removed what was there when its call ended; this came later.
         discard_results(outcomes, batch.sharing)
-    missing = len(batch.tasks) - len(outcomes)
-    return pack_report(worker, outcomes + [NOT_RUN] * missing)
+    left = _number_of_tasks(batch) - sum(outcome.size for outcome in outcomes)
+    return pack_report(worker, outcomes + [not_run(left)] * (left > 0))
+
+
+def _number_of_tasks(batch: BatchPayload) -> int:
+    return sum(plain or 1 for *_, plain in batch.tasks)
 
 
 def _worker_name() -> str:
@@ -72,22 +83,26 @@ def _worker_name() -> str:
 
 
 def _run_tasks(batch: BatchPayload, worker: str, outcomes: list[Outcome]) -> None:
-    bench = _Bench(batch)
+    bench = _Bench(batch, worker)
     try:
         surroundings = _surroundings(pickle.loads(batch.context))
         with surroundings:
-            for index, function, arguments in batch.tasks:
-                if is_unwanted(batch.call):
+            for index, function, arguments, plain in batch.tasks:
+                if bench.is_over():
                     return
-                outcome = _run_task(bench, index, function, arguments, worker)
-                outcomes.append(outcome)
-                if outcome.kind is not Kind.VALUE:
+                if plain:
+                    done = _run_plain(bench, function, arguments, outcomes)
+                else:
+                    outcomes.append(_run_task(bench, index, function, arguments))
+                    done = outcomes[-1].kind is Kind.VALUE
+                if not done:
                     return  # the driver is to hear of it now, not after the rest
     except Interrupted:
         raise
     except BaseException as error:  # the context is ours, but needs joblib and the like
         failed = Outcome(Kind.ERROR, 0.0, pack_failure(error, Stage.UNPACK, worker))
-        outcomes.extend([failed] * (len(batch.tasks) - len(outcomes)))
+        left = _number_of_tasks(batch) - sum(outcome.size for outcome in outcomes)
+        outcomes.extend([failed] * left)
 
 
 @contextlib.contextmanager
@@ -113,13 +128,33 @@ class _Bench:
     worker must not share it.
     """
 
-    def __init__(self, batch: BatchPayload) -> None:
+    def __init__(self, batch: BatchPayload, worker: str) -> None:
         self._batch = batch
+        self.worker = worker
         self.sharing = batch.sharing
-        self._loaded: dict[bytes, object] = {}
+        # Once it is over it stays so: tasks that follow others which were not begun would
+        # be taken for those.
+        self._is_over = False
+        self._end = math.inf
+        self._next_look = -math.inf
+        self._loaded: dict[bytes, Callable[..., object]] = {}
         self._scattered: dict[int, object] = {}
 
-    def function(self, key: bytes) -> object:
+    def is_over(self, now: float | None = None) -> bool:
+        """Whether no further task is to be begun.
+
+        The first time this is asked, before any task, the time of the box begins.
+        """
+        if now is None:
+            now = time.perf_counter()
+        if now >= self._next_look and not self._is_over:
+            if self._end == math.inf:
+                self._end = now + self._batch.box
+            self._next_look = now + LOOK_INTERVAL
+            self._is_over = now > self._end or is_unwanted(self._batch.call)
+        return self._is_over
+
+    def function(self, key: bytes) -> Callable[..., object]:
         if key not in self._loaded:
             self._loaded[key] = self._unpack(key, self._batch.functions[key])
         return self._loaded[key]
@@ -163,22 +198,76 @@ class _Bench:
         )
 
 
-def _run_task(
-    bench: _Bench, index: int, function: bytes, arguments: bytes, worker: str
-) -> Outcome:
+def _run_task(bench: _Bench, index: int, function: bytes, arguments: bytes) -> Outcome:
     start = time.perf_counter()
     stage = Stage.UNPACK
     try:
         call = bench.function(function)
         args, kwargs = bench.arguments(index, arguments)
         stage = Stage.RUN
-        value = call(*args, **kwargs)  # type: ignore[operator]
+        value = call(*args, **kwargs)
         stage = Stage.PACK_RESULT
         outcome = pack_result(value, bench.sharing)
     except Interrupted:
         raise
-    except BufferMissingError:
-        outcome = bench.missing()
     except BaseException as error:  # SystemExit too: it must not end the worker
-        outcome = Outcome(Kind.ERROR, 0.0, pack_failure(error, stage, worker))
+        outcome = _without_value(bench, error, stage)
     return outcome._replace(duration=time.perf_counter() - start)
+
+
+def _run_plain(
+    bench: _Bench, function: bytes, arguments: bytes, outcomes: list[Outcome]
+) -> bool:
+    """Run neighbours whose arguments are plain, until one fails or the time is over.
+
+    Returns
+    -------
+    bool
+        Whether all of them gave a value.
+    """
+    done = 0
+    values: list[object] = []
+    seconds = 0.0
+    last: Outcome | None = None
+    start = time.perf_counter()
+    stage = Stage.UNPACK
+    try:
+        calls = pickle.loads(arguments)
+        call = bench.function(function)
+        stage = Stage.RUN
+        for args in calls:
+            value = call(*args)
+            done += 1
+            now = time.perf_counter()
+            if not is_plain(value):
+                stage = Stage.PACK_RESULT
+                last = pack_result(value, bench.sharing)
+                stage = Stage.RUN
+                if values:
+                    outcomes.append(pack_plain(values, seconds))
+                    values, seconds = [], 0.0
+                now = time.perf_counter()
+                outcomes.append(last._replace(duration=now - start))
+            else:
+                values.append(value)
+                seconds += now - start
+            start = now
+            if bench.is_over(now):
+                break
+        last = None
+        complete = done == len(calls)
+    except Interrupted:
+        raise
+    except BaseException as error:  # as above
+        last, complete = _without_value(bench, error, stage), False
+    if values:
+        outcomes.append(pack_plain(values, seconds))
+    if last is not None:
+        outcomes.append(last._replace(duration=time.perf_counter() - start))
+    return complete
+
+
+def _without_value(bench: _Bench, error: BaseException, stage: Stage) -> Outcome:
+    if isinstance(error, BufferMissingError):
+        return bench.missing()
+    return Outcome(Kind.ERROR, 0.0, pack_failure(error, stage, bench.worker))

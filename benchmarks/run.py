@@ -1,0 +1,153 @@
+"""Compare joblib's backends: ``python benchmarks/run.py``.
+
+Each workload runs on each backend in a fresh process with the same number of workers,
+several rounds of all of them in turn, so that what slows the machine for a while slows
+all. Printed are medians, and ratios to a peer with the least and the greatest of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import joblib
+from joblib import Parallel, delayed
+
+from workloads import WORKLOADS, nap
+
+BACKENDS = ("sequential", "threading", "loky", "bundled", "ray", "ours")
+
+#: What ours is compared to, where it takes part.
+PEER = "loky"
+
+
+@contextlib.contextmanager
+def on(backend: str, workers: int) -> Iterator[None]:
+    """Make a backend joblib's choice, with its workers started."""
+    with contextlib.ExitStack() as stack:
+        options: dict[str, Any] = {"n_jobs": workers}
+        name = backend
+        if backend == "bundled":
+            from distributed import Client
+
+            stack.enter_context(
+                Client(n_workers=workers, threads_per_worker=1, memory_limit=0)
+            )
+            name = "dask"
+        elif backend == "ray":
+            import ray
+            from ray.util.joblib import register_ray
+
+            ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
+            stack.callback(ray.shutdown)
+            register_ray()
+        elif backend == "ours":
+            import joblib_distributed  # noqa: F401
+
+            name = "dask.distributed"
+            options = {"n_workers": workers, "n_jobs": -1}  # that is as many
+        stack.enter_context(joblib.parallel_config(backend=name, **options))
+        yield
+
+
+def measure(backend: str, name: str, workers: int, tiny: bool) -> float:
+    """Return the seconds of a workload, after one that warms up."""
+    workload = WORKLOADS[name]
+    with on(backend, workers):
+        Parallel()(delayed(nap)(0.01) for _ in range(8 * workers))
+        workload.run(*workload.tiny)
+        start = time.perf_counter()
+        workload.run(*(workload.tiny if tiny else workload.arguments))
+        taken = time.perf_counter() - start
+    # Some need time to prepare what is not to be measured.
+    return float(getattr(workload.run, "seconds", taken))
+
+
+def run_process(backend: str, name: str, given: argparse.Namespace) -> float | None:
+    """Return the seconds of a workload in a fresh process; None if it failed."""
+    command = [sys.executable, __file__, "--one", backend, name]
+    command += ["--workers", str(given.workers), *["--tiny"] * given.tiny]
+    try:
+        ran = subprocess.run(
+            command,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=given.timeout,
+        )
+    except (subprocess.SubprocessError, OSError) as error:
+        text = getattr(error, "stderr", None) or str(error)
+        print(f"{name} on {backend} failed: {str(text)[-500:]}", file=sys.stderr)
+        return None
+    return float(json.loads(ran.stdout.splitlines()[-1]))
+
+
+def summary(name: str, seconds: dict[str, list[float]], workers: int, tiny: bool) -> str:
+    """Return a line for a workload: medians, and ours against the peer and the ideal."""
+    middle = {b: statistics.median(found) for b, found in seconds.items() if found}
+    shown = [f"{backend} {value:.3f}" for backend, value in middle.items()]
+    workload = WORKLOADS[name]
+    if "ours" in middle and middle.get(PEER):
+        ratios = [
+            ours / peer
+            for ours, peer in zip(seconds["ours"], seconds[PEER], strict=False)
+        ]
+        shown.append(
+            f"ours / {PEER} {middle['ours'] / middle[PEER]:.2f} "
+            f"({min(ratios):.2f} to {max(ratios):.2f})"
+        )
+    if "ours" in middle and workload.ideal is not None:
+        sizes = workload.tiny if tiny else workload.arguments
+        ideal = workload.ideal(*sizes, workers)
+        shown.append(f"ours / ideal {middle['ours'] / ideal:.3f}")
+    return f"{name}: {', '.join(shown)}"
+
+
+def main() -> int:
+    """Run what is asked for; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS))
+    parser.add_argument(
+        "--backends", nargs="+", default=["loky", "bundled", "ours"], choices=BACKENDS
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--timeout", type=float, default=600.0)
+    parser.add_argument("--json", type=Path, help="where to write all seconds")
+    parser.add_argument("--tiny", action="store_true", help="in next to no time")
+    parser.add_argument("--one", nargs=2, help="what one of the processes does")
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(measure(*given.one, given.workers, given.tiny)))
+        return 0
+    chosen = [w for w in WORKLOADS if any(part in w for part in given.workloads)]
+    if not chosen:
+        parser.error(f"no workload is named like {given.workloads}: see workloads.py")
+    everything: dict[str, dict[str, list[float]]] = {}
+    for name in chosen:
+        seconds: dict[str, list[float]] = {backend: [] for backend in given.backends}
+        for _ in range(given.rounds):
+            for backend in given.backends:
+                taken = run_process(backend, name, given)
+                if taken is not None:
+                    seconds[backend].append(taken)
+        everything[name] = seconds
+        print(summary(name, seconds, given.workers, given.tiny), flush=True)
+    if given.json:
+        given.json.write_text(json.dumps(everything, indent=1))
+    return 0 if all(found for s in everything.values() for found in s.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

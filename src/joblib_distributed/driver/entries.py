@@ -1,0 +1,214 @@
+"""What the ledger of a call keeps of tasks that are not delivered.
+
+Pure: no thread, no clock, no input or output, neither joblib nor distributed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from joblib_distributed.data.outcome import Kind, Outcome, not_run
+from joblib_distributed.data.tasks import Tasks
+
+
+@dataclasses.dataclass
+class Delivery:
+    """Tasks whose results joblib wants together, through one callback."""
+
+    number: int
+    tasks: Sequence[Tasks]
+    #: How many of them have no value yet.
+    left: int = dataclasses.field(init=False)
+    #: Values so far, with the tasks that gave them, by the index of the first of these.
+    _values: dict[int, tuple[Tasks, Outcome]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.left = sum(tasks.size for tasks in self.tasks)
+
+    def put(self, tasks: Tasks, value: Outcome) -> None:
+        """Take note of what some of the tasks gave."""
+        self._values[tasks.index] = tasks, value
+        self.left -= tasks.size
+
+    def values(self) -> tuple[Sequence[Tasks], Sequence[Outcome]]:
+        """Return all tasks, in order, as they gave their values; and these."""
+        found = [self._values[index] for index in sorted(self._values)]
+        return [tasks for tasks, _ in found], [value for _, value in found]
+
+
+@dataclasses.dataclass
+class Entry:
+    """Undelivered tasks that have gone the same way so far: one, or plain neighbours."""
+
+    tasks: Tasks
+    delivery: Delivery
+    #: How often it may still be tried again after an exception of its own.
+    retries_left: int
+    #: How often the engine gave it up while it was the call's only running task.
+    solo_deaths: int = 0
+    #: How often the engine forgot it.
+    losses: int = 0
+    #: How often it was given up on its way.
+    never_arrived: int = 0
+    #: Whether it was sent anew because no worker took it.
+    renewed: bool = False
+    #: How often a host lacked its buffers.
+    misses: int = 0
+    #: Whether its buffers are to be sent along.
+    along: bool = False
+    #: Address of a worker whose host has been given them.
+    worker: str = ""
+
+    def part(self, start: int, size: int) -> Entry:
+        """Return some of the tasks, which from now on go their own way."""
+        if size == self.tasks.size:
+            return self
+        return dataclasses.replace(self, tasks=self.tasks.part(start, size))
+
+    def singles(self) -> Iterator[Entry]:
+        """Return each task apart."""
+        return (self.part(start, 1) for start in range(self.tasks.size))
+
+
+@dataclasses.dataclass
+class Attempt:
+    """One sending of a batch."""
+
+    entries: list[Entry]
+    #: Whether it carries a suspect, with nothing else of the call in flight.
+    solo: bool
+    #: Whether a look has found that the scheduler knows it.
+    arrived: bool = False
+    #: Looks in a row at which the scheduler did not know it.
+    unknown: int = 0
+    #: When the scheduler was first seen without a worker for it, on the looks' clock.
+    stranded_since: float | None = None
+
+
+_NO_MORE = not_run(1)
+
+
+def matched(
+    entries: Iterable[Entry], outcomes: Iterable[Outcome]
+) -> Iterator[tuple[Entry, Outcome]]:
+    """Pair what was sent with what it gave, in parts as large as both allow.
+
+    Parameters
+    ----------
+    entries : iterable of Entry
+        Of an attempt.
+    outcomes : iterable of Outcome
+        Of all its tasks, in their order.
+
+    Raises
+    ------
+    ValueError
+        If they cannot be.
+    """
+    given = iter(outcomes)
+    outcome, left = _NO_MORE, 0
+    for entry in entries:
+        start = 0
+        while start < entry.tasks.size:
+            if left == 0:
+                outcome = next(given, _NO_MORE)
+                left = outcome.size
+            size = min(left, entry.tasks.size - start)
+            if outcome is _NO_MORE or (size < left and outcome.kind is not Kind.NOT_RUN):
+                raise ValueError("An attempt has outcomes that are not its tasks'.")
+            yield entry.part(start, size), outcome
+            start += size
+            left -= size
+    if left or next(given, _NO_MORE) is not _NO_MORE:
+        raise ValueError("An attempt has more outcomes than tasks.")
+
+
+class Waiting:
+    """Batches to be sent, in their order."""
+
+    def __init__(self, is_wanted: Callable[[Entry], bool]) -> None:
+        self._is_wanted = is_wanted
+        self._batches: deque[deque[Entry]] = deque()
+        #: Number of tasks, with those that nobody wants any more.
+        self.size = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._batches)
+
+    def append(self, entries: list[Entry]) -> None:
+        """Have entries sent after all others."""
+        self._batches.append(deque(entries))
+        self.size += _size(entries)
+
+    def put_back(self, entries: list[Entry]) -> None:
+        """Have entries sent before any that was never sent."""
+        if entries:
+            self._batches.appendleft(deque(entries))
+            self.size += _size(entries)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._batches.clear()
+        self.size = 0
+
+    def take(self, number: int | None) -> list[Entry]:
+        """Return what is to be sent next, and forget it.
+
+        Parameters
+        ----------
+        number : int or None
+            How many tasks a batch should have, if there are so many. None for a batch as
+            it was put in.
+
+        Returns
+        -------
+        list of Entry
+            Empty if nobody wants what was next.
+        """
+        taken: list[Entry] = []
+        room = math.inf if number is None else number
+        while self._batches and room > 0:
+            batch = self._batches[0]
+            if taken and (number is None or not _go_together(taken[-1], batch[0])):
+                break
+            room -= self._take_of(batch, room, taken)
+            if not batch:
+                self._batches.popleft()
+            if number is None:
+                break
+        return taken
+
+    def _take_of(self, batch: deque[Entry], room: float, taken: list[Entry]) -> int:
+        """Move entries of a batch to what is taken; return the number of tasks."""
+        size = 0
+        while batch and size < room:
+            entry = batch.popleft()
+            self.size -= entry.tasks.size
+            if not self._is_wanted(entry):
+                continue
+            if entry.tasks.size > room - size:
+                fits = int(room - size)
+                rest = entry.part(fits, entry.tasks.size - fits)
+                batch.appendleft(rest)
+                self.size += rest.tasks.size
+                entry = entry.part(0, fits)
+            taken.append(entry)
+            size += entry.tasks.size
+        return size
+
+
+def _go_together(one: Entry, other: Entry) -> bool:
+    """Whether entries that joblib handed over apart may be in one batch.
+
+    Not those that are bound for a worker, or with their buffers. And not those of two
+    functions: one that ends at once must not wait for another that never ends.
+    """
+    is_free = not (one.along or one.worker or other.along or other.worker)
+    return is_free and one.tasks.function_key == other.tasks.function_key
+
+
+def _size(entries: Iterable[Entry]) -> int:
+    return sum(entry.tasks.size for entry in entries)

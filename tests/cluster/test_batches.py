@@ -1,0 +1,176 @@
+"""What is sent together: as the user says, or as the tasks turn out to be."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Client
+from joblib import Parallel, delayed
+
+from joblib_distributed.data.payload import Packer
+from joblib_distributed.driver.cluster import Cluster
+from joblib_distributed.driver.events import Send
+from joblib_distributed.driver.running import RunningCall
+from support.tasks import in_thread, mark, wait_for_file
+from support.waiting import wait_until
+
+#: Seconds after which a call counts as one that waits for ever.
+HUNG = 40
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of tasks of all attempts that are sent."""
+    sizes: list[int] = []
+    send = RunningCall._send
+
+    def count_and_send(call: RunningCall, order: Send) -> None:
+        sizes.append(sum(tasks.size for tasks in order.tasks))
+        send(call, order)
+
+    monkeypatch.setattr(RunningCall, "_send", count_and_send)
+    return sizes
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def doubles(count: int) -> list[int]:
+    return [2 * number for number in range(count)]
+
+
+def call_once(client: Client, function: Callable[..., Any], *args: Any) -> None:
+    """Have a function known to be short."""
+    Parallel()(delayed(function)(*args) for _ in range(4))
+    key = Packer().pack_task(delayed(function)(*args)).function_key
+    durations = Cluster(client).durations
+    wait_until(
+        lambda: durations.get(key) is not None, 10, lambda: "it was not taken note of"
+    )
+    # However slow this machine is at the moment.
+    durations.note(key, 1e-5)
+
+
+def send_when_dispatched(monkeypatch: pytest.MonkeyPatch, tasks: int) -> None:
+    """Have the ledgers of calls begin when they have got so many tasks, all at once."""
+    dispatch, run = RunningCall.dispatch, RunningCall._run_ledger
+    enough = threading.Event()
+
+    def dispatch_and_tell(call: RunningCall, *args: Any) -> None:
+        dispatch(call, *args)
+        if call._dispatched >= tasks:
+            enough.set()
+
+    def run_late(call: RunningCall) -> None:
+        enough.wait(HUNG)
+        run(call)
+
+    monkeypatch.setattr(RunningCall, "dispatch", dispatch_and_tell)
+    monkeypatch.setattr(RunningCall, "_run_ledger", run_late)
+
+
+# ---------------------------------------------------------------- a number that was given
+def test_a_batch_size_that_was_given_is_that_of_all_batches(
+    backend: Client, sent: list[int]
+) -> None:
+    """However short the tasks are, and are known to be."""
+    call_once(backend, double, 1)
+    sent.clear()
+    parallel = Parallel(batch_size=5, pre_dispatch="all")
+    assert parallel(delayed(double)(i) for i in range(200)) == doubles(200)
+    assert sent == [5] * 40
+
+
+def test_batches_of_such_a_call_are_what_joblib_makes_of_it(
+    backend: Client, sent: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes smaller ones at first, and when the tasks come to their end."""
+    handed_over: list[int] = []
+    dispatch = RunningCall.dispatch
+
+    def count_and_dispatch(call: RunningCall, items: Any, callback: Any) -> None:
+        handed_over.append(len(items))
+        dispatch(call, items, callback)
+
+    call_once(backend, double, 1)
+    sent.clear()
+    monkeypatch.setattr(RunningCall, "dispatch", count_and_dispatch)
+    found = Parallel(batch_size=5)(delayed(double)(i) for i in range(203))
+    assert found == doubles(203)
+    assert sum(handed_over) == 203
+    assert sent == handed_over
+    assert sent.count(5) >= 35
+
+
+# --------------------------------------------------------------------------------- "auto"
+def test_short_tasks_are_sent_together(backend: Client, sent: list[int]) -> None:
+    def unknown(number: int) -> int:
+        return 2 * number
+
+    found = Parallel()(delayed(unknown)(i) for i in range(5000))
+    assert found == doubles(5000)
+    assert sum(sent) >= 5000
+    assert len(sent) < 100
+
+
+def test_tasks_known_to_be_short_are_shared_out_at_once(
+    backend: Client, sent: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call_once(backend, double, 1)
+    sent.clear()
+    send_when_dispatched(monkeypatch, 2000)
+    parallel = Parallel(pre_dispatch="all")
+    assert parallel(delayed(double)(i) for i in range(2000)) == doubles(2000)
+    assert sent[:2] == [1000, 1000]
+
+
+# ---------------------------------------------------- tasks that others must not wait for
+def return_or_wait(path: str) -> str:
+    """Return at once, or wait for a file."""
+    if path:
+        wait_for_file(path, HUNG)
+    return path
+
+
+@pytest.mark.parametrize("return_as", ["generator", "generator_unordered"])
+def test_a_result_is_given_though_the_next_task_waits(
+    return_as: str, backend: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reads results may be what the next task waits for; it was short before."""
+    call_once(backend, return_or_wait, "")
+    go = str(tmp_path / "go")
+    send_when_dispatched(monkeypatch, 4)
+    results = Parallel(return_as=return_as, pre_dispatch="all")(
+        delayed(return_or_wait)(path) for path in ["", go, go, go]
+    )
+    try:
+        first = in_thread(lambda: next(results))(HUNG / 2)
+    finally:
+        mark(str(tmp_path), "go")
+    assert first == ""
+    assert list(results) == [go, go, go]
+
+
+def meet(folder: str, own: str, other: str) -> str:
+    """Return when the other one runs, too."""
+    if own:
+        mark(folder, own)
+        wait_for_file(os.path.join(folder, other), HUNG / 2)
+    return own
+
+
+def test_two_tasks_run_on_two_workers_though_they_were_short(
+    backend: Client, tmp_path: Path, sent: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call_once(backend, meet, str(tmp_path), "", "")
+    sent.clear()
+    send_when_dispatched(monkeypatch, 2)
+    tasks = [delayed(meet)(str(tmp_path), *pair) for pair in [("a", "b"), ("b", "a")]]
+    assert Parallel(return_as="list")(tasks) == ["a", "b"]
+    assert sent == [1, 1]
