@@ -14,9 +14,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import dask
+import joblib
 import pytest
 from distributed import Client, LocalCluster, Nanny
 from distributed.batched import BatchedSend
@@ -29,7 +31,7 @@ from joblib.parallel import BatchCompletionCallBack, BatchedCalls
 from joblib_distributed.driver import embedded, joblib_hooks, latency, sources
 from joblib_distributed.driver.cluster import Cluster
 from joblib_distributed.driver.latency import INTERVAL
-from support.tasks import in_thread
+from support.tasks import in_thread, mark, marks, wait_for_file
 from support.waiting import wait_until
 
 
@@ -78,6 +80,57 @@ def test_joblib_dispatches_more(backend: Client) -> None:
     assert joblib_hooks.dispatch_more(parallel, 2, lambda: True) == 2
     assert parallel.n_dispatched_tasks >= before + 2
     assert list(results) == [None] * 12
+
+
+@pytest.mark.parametrize("return_as", ["list", "generator", "generator_unordered"])
+def test_joblib_goes_on_as_soon_as_results_arrive(
+    backend: Client,
+    return_as: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Live: joblib asks `_wait_retrieval` before it pauses, and then need not."""
+    pauses: list[float] = []
+
+    class Clock:
+        def sleep(self, seconds: float) -> None:
+            pauses.append(seconds)
+            time.sleep(seconds)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(time, name)
+
+    monkeypatch.setattr("joblib.parallel.time", Clock())
+
+    def call() -> list[int]:
+        tasks = (delayed(hold)(str(tmp_path), i) for i in range(4))
+        with joblib.parallel_config(backend="dask.distributed", client=backend):
+            return sorted(Parallel(n_jobs=2, return_as=return_as)(tasks))
+
+    ended = in_thread(call)
+    wait_until(
+        lambda: marks(tmp_path) >= {"running-0", "running-1"},
+        timeout=20,
+        describe=lambda: f"running: {marks(tmp_path)}",
+    )
+    (tmp_path / "go").touch()
+    assert ended() == [0, 10, 20, 30]
+    assert pauses == [], because("Parallel._retrieve", "joblib_hooks.wait_for_results")
+
+
+def test_joblib_looks_at_the_clock_while_it_waits(
+    backend: Client, tmp_path: Path
+) -> None:
+    tasks = [delayed(hold)(str(tmp_path), i) for i in range(4)]
+    with pytest.raises(multiprocessing.TimeoutError):
+        Parallel(n_jobs=2, timeout=0.2)(tasks)
+    (tmp_path / "go").touch()
+
+
+def hold(folder: str, number: int) -> int:
+    mark(folder, f"running-{number}")
+    wait_for_file(folder + "/go")
+    return number * 10
 
 
 def test_joblib_keeps_what_a_failed_call_has_left(backend: Client) -> None:

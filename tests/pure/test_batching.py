@@ -20,6 +20,7 @@ from joblib_distributed.driver.batching import (
     MOST_NBYTES,
     MOST_TASKS,
     PATIENCE,
+    SLICE,
     BatchPolicy,
 )
 
@@ -99,13 +100,21 @@ def test_a_change_of_pace_is_followed() -> None:
 def test_no_more_bytes_of_large_buffers_than_the_target() -> None:
     policy = policy_of_milliseconds(threads=2)
     policy.note_read(10, 10 * MOST_NBYTES // 4)
-    assert (policy.batch_size(), policy.next_size(1000, 0)) == (4, 4)
-    assert policy.lacking(0) == 2 * 4
+    assert (policy.batch_size(), policy.next_size(1000, 0)) == (16, 16)
+    assert policy.lacking(0) == 2 * 16
+
+
+@pytest.mark.parametrize(
+    ("threads", "most"),
+    [(1, 2**25), (2, 2**25), (4, 2**28 // 12), (10, 2**28 // 30), (11, 2**23)],
+)
+def test_many_threads_share_what_the_store_takes_ahead(threads: int, most: int) -> None:
+    assert int(BatchPolicy(threads).most_stored) == most
 
 
 def test_large_buffers_of_more_than_the_target_go_one_by_one() -> None:
     policy = policy_of_milliseconds(threads=2)
-    policy.note_read(1, MOST_NBYTES + 1)
+    policy.note_read(1, 4 * MOST_NBYTES + 1)
     assert (policy.batch_size(), policy.next_size(1000, 99)) == (1, 1)
     assert policy.lacking(0) == 0
 
@@ -121,7 +130,7 @@ def test_what_was_read_long_ago_counts_less() -> None:
     policy.note_read(10, 10 * MOST_NBYTES)
     policy.note_read(10, 0)
     left = MEMORY * 10 * MOST_NBYTES
-    assert policy.batch_size() == int(MOST_NBYTES * (MEMORY * 10 + 10) / left)
+    assert policy.batch_size() == int(policy.most_stored * (MEMORY * 10 + 10) / left)
     for _ in range(30):
         policy.note_read(10, 0)
     assert policy.batch_size() == 200
@@ -132,6 +141,37 @@ def test_what_is_read_teaches_nothing_of_how_long_it_takes() -> None:
     policy.note_read(1000, 1)
     assert (policy.mean, policy.batch_size(), policy.lacking(0)) == (None, 1, 0)
     assert policy.next_size(1000, 0) is None
+
+
+# ------------------------------------------------------------ an iterable that is slow
+def test_an_iterable_is_not_read_for_longer_than_a_slice() -> None:
+    policy = policy_of_milliseconds(threads=4)
+    policy.note_slice(10, 0.01)
+    assert policy.batch_size() == round(SLICE / 0.001) // 4
+    # What has been read is put together all the same.
+    assert policy.next_size(10_000, 0) == 200
+
+
+def test_a_fast_iterable_is_read_as_far_as_there_is_use_for_it() -> None:
+    policy = policy_of_milliseconds(threads=4)
+    policy.note_slice(10, 1e-9)
+    assert policy.batch_size() == 200
+    policy.note_slice(10, 0.0)
+    assert policy.batch_size() == 200
+
+
+def test_an_iterable_that_takes_longer_than_a_slice_for_a_task_is_read_by_one() -> None:
+    policy = policy_of_milliseconds(threads=4)
+    policy.note_slice(1, 60.0)
+    assert policy.batch_size() == 1
+
+
+def test_an_iterable_that_becomes_fast_is_read_further() -> None:
+    policy = policy_of_milliseconds(threads=1)
+    policy.note_slice(1, 1.0)
+    for _ in range(30):
+        policy.note_slice(100, 0.001)
+    assert policy.batch_size() == 200
 
 
 # -------------------------------------------------------------------------- the box
@@ -249,7 +289,7 @@ def test_what_is_believed_parts_the_first_batches() -> None:
     worth = round(LEAST / 0.001)
     waiting = [10 * worth, 5, 2, 1]
     assert [policy.next_size(n, 0) for n in waiting] == [5 * worth, 3, 1, 1]
-    assert [policy.next_size(400, n) for n in (1, 7, 8)] == [200, 200, 0]
+    assert [policy.next_size(400, n) for n in (1, 3, 4)] == [200, 200, 0]
 
 
 def test_what_is_believed_does_not_fill_more_than_a_box() -> None:
@@ -259,8 +299,21 @@ def test_what_is_believed_does_not_fill_more_than_a_box() -> None:
     assert believed <= round(BOX / 0.001)
 
 
+def test_what_is_believed_does_not_read_further_than_that() -> None:
+    policy = believer(0.001)
+    assert (policy.batch_size(), policy.lacking(0)) == (200, 400)
+
+
+def test_as_many_tasks_as_threads_are_never_put_together() -> None:
+    """They may wait for each other, and took no time because they met."""
+    policy = believer(1e-6, threads=8)
+    assert [policy.next_size(8 - n, n) for n in range(8)] == [1] * 8
+
+
 def test_tasks_that_are_believed_to_be_long_are_not_put_together() -> None:
-    assert believer(10.0).next_size(1000, 0) in (None, 1)
+    policy = believer(10.0)
+    assert [policy.next_size(1000, n) for n in (0, 7, 8)] == [1, 1, 0]
+    assert (policy.batch_size(), policy.lacking(0)) == (1, 0)
 
 
 def test_what_is_believed_gives_way_to_what_is_known() -> None:
@@ -268,11 +321,7 @@ def test_what_is_believed_gives_way_to_what_is_known() -> None:
     policy.record(1000, 1.0, 0)
     assert policy.next_size(400, 0) == policy_of_milliseconds(2).next_size(400, 0)
     assert policy.mean == 0.001
-
-
-def test_what_is_believed_is_not_what_is_known() -> None:
-    policy = believer(0.001)
-    assert (policy.mean, policy.batch_size(), policy.lacking(0)) == (None, 1, 0)
+    assert not policy.is_belief
 
 
 # ---------------------------------------------------------------- what joblib is to add

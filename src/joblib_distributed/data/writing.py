@@ -35,8 +35,10 @@ PART = ".part"
 #: The most that one write call is given: Linux takes up to 2 GiB at once.
 WRITE_STEP = 2**30
 
-#: Bytes that are copied at a time: they stay in a core's own cache. A guess.
-COPY_STEP = 2**18
+#: Bytes that are copied at a time. Smaller pieces stay in a core's own cache, but each
+#: lets go of the interpreter twice: 2 MiB was measured best beside busy threads, of 256
+#: KiB to 8 MiB.
+COPY_STEP = 2**21
 
 
 class NoRoomError(OSError):

@@ -4,6 +4,8 @@ Layout, top to bottom; each imports only what is below it::
 
     backend.py      joblib's contract, translated
     running.py      one live call: its threads, carrying out what call.py says
+    intake.py       takes tasks from joblib, packs them, stores their large data
+    ahead.py        has joblib hand over more tasks than it would by itself
     results.py      what joblib's callbacks are called with; pure
     sending.py      what is sent of a batch, and with it; pure
     inputs.py       dask futures and collections among the arguments

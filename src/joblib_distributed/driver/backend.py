@@ -240,11 +240,13 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         )
         self._call.believes = joblib_hooks.returns_list(self.parallel)
         if joblib_hooks.grows_with_n_jobs(self.parallel):
-            self._call.reads_ahead = True
+            self._call.ahead.reads = True
             if limit is None and self.options.workers is None:
-                self._call.planned_for = threads
+                self._call.ahead.planned_for = threads
         joblib_hooks.forget_leftovers(self.parallel)
-        joblib_hooks.pack_when_read(self.parallel, self._call.read)
+        intake = self._call.intake
+        joblib_hooks.pack_when_read(self.parallel, intake.read, intake.note_slice)
+        joblib_hooks.wait_for_results(self.parallel, self._call.arrived)
 
     def _sharing(self, cluster: Cluster) -> Sharing | None:
         """Share large data unless workers were found not to see this host's store."""
@@ -327,7 +329,7 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
     def stop_call(self) -> None:
         """Close the ledger of the call."""
         if self._call is not None:
-            joblib_hooks.stop_packing(self.parallel)
+            joblib_hooks.undo(self.parallel)
             self._call.stop()
             self._tell(self._call.traffic)
             self._call = None

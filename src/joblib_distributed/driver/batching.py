@@ -39,12 +39,21 @@ MOST_FLIGHTS = 1000
 #: A batch is given this many times the time it should take before it is stopped. A guess.
 PATIENCE = 2.0
 
-#: Bytes of packed arguments, and of large buffers, a batch should not exceed, so that a
-#: generator of large arguments is not read far ahead. A guess.
+#: Bytes of packed arguments a batch should not exceed, so that a generator of large
+#: arguments is not read far ahead. A guess.
 MOST_NBYTES = 8 * 2**20
+
+#: The same for large buffers that are new to the store, in all the batches that joblib is
+#: asked for: three for each thread, one that runs and two that wait. A batch may have
+#: `MOST_NBYTES` of it in any case, and four times that at most. A guess.
+MOST_STORED = 256 * 2**20
 
 #: Tasks in a batch at most, for the same reason. A guess.
 MOST_TASKS = 10_000
+
+#: Seconds for which joblib should read the user's iterable at a time: meanwhile no result
+#: is delivered. A guess.
+SLICE = 0.1
 
 #: Weight of the past against one new batch in the smoothed means. A guess.
 MEMORY = 0.7
@@ -61,13 +70,15 @@ class BatchPolicy:
 
     def __init__(self, threads: int = 1) -> None:
         self.threads = max(1, threads)
-        # Seconds of a task by what was known before the call; None if nothing was.
-        self._believed: float | None = None
+        #: Whether what is known comes from an earlier call.
+        self.is_belief = False
         self._tasks = 0.0
         self._seconds = 0.0
         self._nbytes = 0.0
         self._read = 0.0
         self._stored = 0.0
+        self._sliced = 0.0
+        self._slicing = 0.0
 
     def record(self, tasks: int, seconds: float, nbytes: int) -> None:
         """Take note of a finished batch.
@@ -81,6 +92,9 @@ class BatchPolicy:
         nbytes : int
             Sum of the sizes of their packed arguments.
         """
+        if self.is_belief:
+            self._seconds = self._tasks = 0.0
+            self.is_belief = False
         self._seconds = MEMORY * self._seconds + seconds
         self._nbytes = MEMORY * self._nbytes + nbytes
         # Last: while there are none, another thread does not look at the others.
@@ -88,7 +102,8 @@ class BatchPolicy:
 
     def believe(self, seconds: float) -> None:
         """Take note of what a task took in an earlier call, until this one tells."""
-        self._believed = seconds
+        self._seconds, self._tasks = seconds, 1.0
+        self.is_belief = True
 
     def note_read(self, tasks: int, nbytes: int) -> None:
         """Take note of tasks that were packed.
@@ -102,6 +117,11 @@ class BatchPolicy:
         """
         self._read = MEMORY * self._read + tasks
         self._stored = MEMORY * self._stored + nbytes
+
+    def note_slice(self, tasks: int, seconds: float) -> None:
+        """Take note of how long joblib took to read so many tasks, and hand them over."""
+        self._sliced = MEMORY * self._sliced + tasks
+        self._slicing = MEMORY * self._slicing + seconds
 
     @property
     def mean(self) -> float | None:
@@ -118,9 +138,20 @@ class BatchPolicy:
         """Seconds after which a worker gives back what it has not begun."""
         return PATIENCE * self.box
 
+    @property
+    def most_stored(self) -> float:
+        """Bytes of large buffers, new to the store, that a batch should not exceed."""
+        share = MOST_STORED / (1 + FLIGHTS) / self.threads
+        return max(MOST_NBYTES, min(share, 4 * MOST_NBYTES))
+
     def batch_size(self) -> int:
         """Return how many tasks joblib is to hand over together, 1 while in the dark."""
-        return max(1, int(self._full())) if self._tasks else 1
+        if not self._tasks:
+            return 1
+        size = self._full()
+        if self._slicing > 0:  # joblib reads a batch for each of its jobs
+            size = min(size, SLICE * self._sliced / self._slicing / self.threads)
+        return max(1, int(size))
 
     def _full(self) -> float:
         """Return how many tasks fill the box."""
@@ -130,7 +161,7 @@ class BatchPolicy:
         if self._nbytes > 0:
             size = min(size, MOST_NBYTES * self._tasks / self._nbytes)
         if self._stored > 0:
-            size = min(size, MOST_NBYTES * self._read / self._stored)
+            size = min(size, self.most_stored * self._read / self._stored)
         return size
 
     def next_size(self, waiting: int, in_flight: int) -> int | None:
@@ -152,16 +183,18 @@ class BatchPolicy:
             0 to wait until more is known or more is free. None to send what joblib has
             handed over together, as it is.
         """
+        if (self.is_belief or not self._tasks) and in_flight >= self._most_at_first:
+            return 0
         if not self._tasks:
-            if in_flight >= max(FIRST_FLIGHTS, self._most):
-                return 0
-            return self._believed_share(waiting, self.threads - in_flight)
+            return None
         full = self._full()
         if full < 2:
             # They are long: let the scheduler see what is to come.
             return 1 if in_flight < max(MOST_FLIGHTS, 2 * self._most) else 0
         if in_flight >= self._most:
             return 0
+        if self.is_belief:  # they may be long this time, and wait for each other
+            return max(1, int(min(full, -(-waiting // max(1, self.threads - in_flight)))))
         mean = self._seconds / self._tasks
         if in_flight >= self.threads and waiting * mean < LEAST:
             return 0
@@ -169,16 +202,13 @@ class BatchPolicy:
         share = math.ceil(waiting / self._most)
         return max(1, int(min(full, max(share, least))))
 
-    def _believed_share(self, waiting: int, idle: int) -> int | None:
-        """Return a share for each idle thread, as the tasks may be long this time."""
-        if self._believed is None:
-            return None
-        full = self.box / max(self._believed, self.box / MOST_TASKS)
-        return max(1, int(min(full, math.ceil(waiting / max(1, idle)))))
-
     @property
     def _most(self) -> int:
         return FLIGHTS * self.threads
+
+    @property
+    def _most_at_first(self) -> int:
+        return max(FIRST_FLIGHTS, self._most)
 
     def lacking(self, waiting: int) -> int:
         """Return how many tasks more joblib should hand over, for threads to be busy."""

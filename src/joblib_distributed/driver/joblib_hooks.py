@@ -7,8 +7,19 @@ Each hook is guarded, has a test that says which release broke it, and is listed
 from __future__ import annotations
 
 import queue
+import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import joblib.parallel
+
+#: The ``status`` of a callback of joblib's that has not been called.
+_PENDING = getattr(joblib.parallel, "TASK_PENDING", "Pending")
+
+#: Seconds that the user's thread waits at most before it looks around: a timeout may be
+#: over, or somebody want to interrupt it. A guess; joblib itself looks every 0.01 s.
+LONGEST_PAUSE = 0.05
 
 #: What joblib calls a callback with; called exactly once for each batch.
 Callback = Callable[[Any], object]
@@ -29,7 +40,9 @@ class _PackedItems(map):  # type: ignore[type-arg]
     """
 
 
-def pack_when_read(parallel: Any, pack: Callable[[Any], Any]) -> None:
+def pack_when_read(
+    parallel: Any, pack: Callable[[Any], Any], note_slice: Callable[[float], object]
+) -> None:
     """Have a `Parallel` pack each task as its iterable yields it.
 
     joblib reads several tasks ahead before it dispatches the first. An iterable that
@@ -38,6 +51,14 @@ def pack_when_read(parallel: Any, pack: Callable[[Any], Any]) -> None:
 
     Rests on ``Parallel.dispatch_one_batch(iterator)`` being what reads the iterable,
     and on ``_original_iterator`` (joblib 1.5 to 1.6).
+
+    Parameters
+    ----------
+    parallel : joblib.Parallel
+    pack : callable
+        Takes an item; what it returns takes its place.
+    note_slice : callable
+        Told how many seconds joblib took to read some tasks and hand them over.
     """
     dispatch_one_batch = type(parallel).dispatch_one_batch
 
@@ -48,7 +69,11 @@ def pack_when_read(parallel: Any, pack: Callable[[Any], Any]) -> None:
                 # joblib compares the two to find out that it reads the last tasks.
                 parallel._original_iterator = packed
             items = packed
-        return dispatch_one_batch(parallel, items)
+        start = time.perf_counter()
+        try:
+            return dispatch_one_batch(parallel, items)
+        finally:
+            note_slice(time.perf_counter() - start)
 
     parallel.dispatch_one_batch = dispatch_packed
 
@@ -93,9 +118,51 @@ def returns_list(parallel: Any) -> bool:
     return not getattr(parallel, "return_generator", True)
 
 
-def stop_packing(parallel: Any) -> None:
-    """Undo `pack_when_read`."""
+def wait_for_results(parallel: Any, arrived: threading.Event) -> None:
+    """Have a `Parallel` go on as soon as results have arrived.
+
+    joblib looks for them every 10 ms, which is longer than a short call takes.
+
+    Rests on ``Parallel._wait_retrieval()`` being asked before each of these pauses, on
+    ``_jobs``, ``return_ordered`` and ``_aborting``, and on the ``status`` of callbacks
+    (joblib 1.5 to 1.6); without them, joblib pauses.
+
+    Parameters
+    ----------
+    parallel : joblib.Parallel
+    arrived : threading.Event
+        Set after each of joblib's callbacks.
+    """
+    has_more = getattr(type(parallel), "_wait_retrieval", None)
+    if has_more is None:
+        return
+
+    def wait() -> bool:
+        while True:
+            # 1. Forget what has arrived, 2. look for it, 3. wait: what arrives in
+            # between ends the wait.
+            arrived.clear()
+            goes_on = bool(has_more(parallel))
+            if not goes_on or not _would_pause(parallel):
+                return goes_on
+            if not arrived.wait(LONGEST_PAUSE) and parallel.timeout is not None:
+                return True  # joblib pauses, and looks whether the time is over
+
+    parallel._wait_retrieval = wait
+
+
+def _would_pause(parallel: Any) -> bool:
+    jobs = getattr(parallel, "_jobs", None)
+    if jobs is None or getattr(parallel, "_aborting", True):
+        return False
+    is_ordered = getattr(parallel, "return_ordered", True)
+    return not jobs or (is_ordered and getattr(jobs[0], "status", "") == _PENDING)
+
+
+def undo(parallel: Any) -> None:
+    """Undo `pack_when_read` and `wait_for_results`."""
     vars(parallel).pop("dispatch_one_batch", None)
+    vars(parallel).pop("_wait_retrieval", None)
 
 
 def carry_back(parallel: Any, callback: Any, outcome: object) -> bool:

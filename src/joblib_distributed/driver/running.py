@@ -16,6 +16,7 @@ import concurrent.futures
 import contextlib
 import functools
 import itertools
+import math
 import queue
 import threading
 import time
@@ -25,11 +26,10 @@ from typing import NamedTuple
 
 from joblib_distributed.data.host import host_store
 from joblib_distributed.data.outcome import unpack_missing
-from joblib_distributed.data.payload import Packer
-from joblib_distributed.data.store import Buffer
 from joblib_distributed.data.tasks import Sharing
 from joblib_distributed.data.transfer import Arrival
 from joblib_distributed.driver import refusals
+from joblib_distributed.driver.ahead import ReadAhead
 from joblib_distributed.driver.batching import BatchPolicy
 from joblib_distributed.driver.call import Call
 from joblib_distributed.driver.cluster import Cluster
@@ -48,12 +48,12 @@ from joblib_distributed.driver.events import (
     Supplied,
     Supply,
 )
-from joblib_distributed.driver.inputs import Inputs
+from joblib_distributed.driver.intake import Intake
 from joblib_distributed.driver.joblib_hooks import Callback
 from joblib_distributed.driver.results import Error, unpack
 from joblib_distributed.driver.sending import Sender
 from joblib_distributed.driver.supplier import HostSupplied, Place
-from joblib_distributed.driver.traffic import Tally, Traffic
+from joblib_distributed.driver.traffic import Traffic
 from joblib_distributed.options import Options
 from joblib_distributed.worker.interrupt import shielded
 
@@ -123,41 +123,29 @@ class RunningCall:
         self._cluster = cluster
         self._options = options
         self._carry_back = carry_back
-        self._dispatch_more = dispatch_more
         if sharing is not None:  # results that nobody takes can be told by their call
             sharing = sharing._replace(owner=f"{sharing.owner}-{self.id}")
         self._sharing = sharing
-        self._tally = Tally()
-        least = None if sharing is None else sharing.least
-        self._inputs = Inputs(cluster.compute)
-        self._packer = Packer(least, self._put, options.scatter, self._inputs.position_of)
+        #: Reads the user's iterable.
+        self.intake = Intake(sharing, options.scatter, cluster.compute, policy)
         self._ledger = Call(
             self.id, limit, options.retries, options.wait_for_workers_timeout, policy
         )
         self._numbers = itertools.count()
-        # Number of tasks; of those read by then; bytes of large buffers put since.
-        self._dispatched = 0
-        self._read = 0
-        self._stored = 0
         #: Whether tasks may be sent together because they were short in an earlier call;
         #: then one that ends at once may have to wait for another.
         self.believes = False
-        #: Whether small tasks may be read ahead of what joblib would have in flight.
-        self.reads_ahead = False
-        # Whether the delivery thread is to do so; or is at it.
-        self._is_reading = False
         # Owned by the ledger thread, but for new items: callbacks by delivery number.
         self._callbacks: dict[int, Callback] = {}
         # Any of joblib's callbacks: what carries an error back when no batch is at hand.
         self._any_callback: Callback | None = None
-        self._sender = Sender(self.id, context, self._packer.scattered, sharing)
+        self._sender = Sender(self.id, context, self.intake.scattered, sharing)
         # When attempts were sent, by key; and after how many arrivals of buffers.
         self._sent_at: dict[str, float] = {}
         self._arrivals: dict[str, int] = {}
+        # Until when nothing is sent, on the monotonic clock; None if it may be.
+        self._held_until: float | None = None
         self._next_look = time.monotonic() + LOOK_INTERVAL
-        #: Threads joblib has planned for; more of them need more batches in flight. None
-        #: not to follow the cluster.
-        self.planned_for: int | None = None
         self._events: queue.SimpleQueue[_Heard | None] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         # Key of the first task's function.
@@ -166,48 +154,32 @@ class RunningCall:
         self._cancelled = threading.Event()
         # Then joblib's `Parallel` may be about to run another call.
         self._is_over = False
+        #: Set when joblib's callbacks have been called.
+        self.arrived = threading.Event()
         self._threads_started: list[threading.Thread] = []
+        self.ahead = ReadAhead(
+            hand_over=lambda batches: dispatch_more(batches, lambda: not self._is_over),
+            schedule=lambda job: self._jobs.put(lambda: self._carrying_back(job)),
+            is_idle=self._jobs.empty,
+            lacking=lambda: self._ledger.lacking,
+            wake=lambda: self._events.put(_GoOn()),
+        )
 
     # ------------------------------------------------------------- from joblib's threads
-    def read(self, item: object) -> object:
-        """Pack what the user's iterable yielded, as soon as it did, if it is not plain.
-
-        Called by whichever thread reads the iterable, one item at a time.
-
-        Raises
-        ------
-        NotATaskError, TaskPackingError
-            To be raised where the user can see it.
-        """
-        return self._packer.read(item)
-
-    def _put(self, content: memoryview) -> Buffer:
-        assert self._sharing is not None, "nothing is large if nothing is shared"
-        buffer, found = host_store(self._sharing.temp_folder).put(content)
-        self._tally.note_shared(buffer.name, content.nbytes, found)
-        self._stored += 0 if found else content.nbytes
-        return buffer
-
     @property
     def traffic(self) -> Traffic:
         """What became of the call's large data so far."""
-        return self._tally.traffic
+        return self.intake.tally.traffic
 
     def dispatch(self, items: Sequence[object], callback: Callback) -> None:
-        """Send tasks whose results joblib wants together, as `read` returned them."""
+        """Send tasks whose results joblib wants together, as `intake` has read them."""
         number = next(self._numbers)
-        tasks = self._packer.gather(self._dispatched, items)
-        self._dispatched += len(items)
-        if self.policy is not None:
-            read, self._read = self._packer.count - self._read, self._packer.count
-            if read:
-                self.policy.note_read(read, self._stored)
-                self._stored = 0
+        tasks = self.intake.take(items)
         if number == 0 and self._sharing is not None:
             scattered = self._sender.scattered()
             if scattered:
                 spread = self._cluster.spread(scattered, self._sharing)
-                self._tally.note_sent(spread.by_driver, spread.by_hosts)
+                self.intake.tally.note_sent(spread.by_driver, spread.by_hosts)
         if number == 0:
             self._expect(tasks[0].function_key)
         self._callbacks[number] = self._any_callback = callback
@@ -220,6 +192,7 @@ class RunningCall:
         seconds = self._cluster.durations.get(function)
         if self.policy is not None and seconds is not None and self.believes:
             self.policy.believe(seconds)
+            self._held_until = 0.0
 
     def _start(self) -> None:
         if self._threads_started:
@@ -262,29 +235,42 @@ class RunningCall:
     # --------------------------------------------------------------------- ledger thread
     def _run_ledger(self) -> None:
         while True:
-            wait = max(0.0, self._next_look - time.monotonic())
+            until = min(self._next_look, self._held_until or math.inf)
+            wait = max(0.0, until - time.monotonic())
             try:
                 event = self._events.get(timeout=wait)
             except queue.Empty:
-                self._look_safely()
-                continue
-            if event is None:
-                self._jobs.put(None)
-                self._tidy()
-                return
-            self._handle(event)
-            del event  # it holds results
+                if time.monotonic() >= self._next_look:
+                    self._look_safely()
+            else:
+                if event is None:
+                    self._jobs.put(None)
+                    self._tidy()
+                    return
+                self._handle(event)
+                del event  # it holds results
             # What arrives together is sent together.
             if self._events.empty():
-                self._obey(self._ledger.send)
-                self._read_on()
-                if self._ledger.can_send:
-                    self._events.put(_GoOn())
+                self._send_on()
+
+    def _send_on(self) -> None:
+        if self._held_until is not None:
+            # Before anything of this call is known: what an earlier one has told may be
+            # enough to fill batches. What is lacking for that is read meanwhile.
+            self.ahead.go_on()
+            self._held_until = self.ahead.hold()
+            if time.monotonic() < self._held_until:
+                return
+            self._held_until = None
+        self._obey(self._ledger.send)
+        self.ahead.go_on()
+        if self._ledger.can_send:
+            self._events.put(_GoOn())
 
     def _tidy(self) -> None:
         if self.policy is not None and self.policy.mean is not None:
             self._cluster.durations.note(self._function, self.policy.mean)
-        self._inputs.forget()
+        self.intake.inputs.forget()
         if self._sharing is not None:
             store = host_store(self._sharing.temp_folder)
             store.drop_results(self._sharing.owner)
@@ -304,7 +290,9 @@ class RunningCall:
             self._send_granted(event.send)
             return
         if isinstance(event, Looked):
-            self._follow_cluster(event.threads)
+            if self.policy is not None and self._ledger.limit is None:
+                self.policy.threads = max(self.policy.threads, event.threads)
+            self.ahead.follow(event.threads)
         self._obey(lambda: self._ledger.note(event))
         if isinstance(event, Cancelled):
             self._cancelled.set()
@@ -355,9 +343,9 @@ class RunningCall:
         self._sent_at[send.key] = time.monotonic()
         self._arrivals[send.key] = self._cluster.arrivals
         batch = self._sender.payload(send.tasks, send.with_buffers, send.box)
-        self._tally.note_sent(sum(map(len, batch.buffers.values())))
+        self.intake.tally.note_sent(sum(map(len, batch.buffers.values())))
         options = self._options.preferring(send.worker)
-        inputs = self._inputs.futures(batch.inputs)
+        inputs = self.intake.inputs.futures(batch.inputs)
         self._cluster.send(send.key, batch, options, self._events.put, inputs)
 
     def _supply(self, supply: Supply) -> None:
@@ -370,7 +358,7 @@ class RunningCall:
         place = Place(missing.host, missing.address, self._sharing.temp_folder)
 
         def supplied(how: HostSupplied) -> None:
-            self._tally.note_sent(how.by_driver, how.by_hosts)
+            self.intake.tally.note_sent(how.by_driver, how.by_hosts)
             along = how.arrival is Arrival.NO_ROOM
             self._events.put(Supplied(supply.key, missing.address, along))
 
@@ -399,32 +387,6 @@ class RunningCall:
         if quiet or self._ledger.limit is None:
             self._cluster.look(quiet, self._options, self._events.put)
 
-    def _follow_cluster(self, threads: int) -> None:
-        """Keep joblib's two batches for each thread in flight on new threads, too."""
-        if self.policy is not None and self._ledger.limit is None:
-            self.policy.threads = max(self.policy.threads, threads)
-        if self.planned_for is not None and threads > self.planned_for:
-            more = 2 * (threads - self.planned_for)
-            self.planned_for = threads
-            self._jobs.put(lambda: self._carrying_back(lambda: self._hand_over(more)))
-
-    def _hand_over(self, batches: int) -> int:
-        """Have joblib hand over more batches; return how many it did."""
-        return self._dispatch_more(batches, lambda: not self._is_over)
-
-    def _read_on(self) -> None:
-        """Have joblib hand over enough small tasks to fill large batches."""
-        if self.reads_ahead and not self._is_reading and self._ledger.lacking:
-            self._is_reading = True
-            self._jobs.put(lambda: self._carrying_back(self._read_ahead))
-
-    def _read_ahead(self) -> None:
-        # Not while something is to be delivered: that reads on by itself.
-        self._is_reading = False
-        if self._ledger.lacking and self._jobs.empty():
-            self.reads_ahead = bool(self._hand_over(1))
-            self._read_on()
-
     # ------------------------------------------------------------------- delivery thread
     def _run_deliveries(self) -> None:
         while True:
@@ -448,3 +410,5 @@ class RunningCall:
             if callback is None or not self._carry_back(callback, Error(error)):
                 # joblib has changed: at least the batches that it waits for must end.
                 self._events.put(ClusterFailed(refusals.not_sent(error)))
+        finally:
+            self.arrived.set()
