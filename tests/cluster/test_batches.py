@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from distributed import Client
 from joblib import Parallel, delayed
 
 from joblib_distributed.data.payload import Packer
+from joblib_distributed.driver import ahead
 from joblib_distributed.driver.cluster import Cluster
 from joblib_distributed.driver.events import Send
 from joblib_distributed.driver.running import RunningCall
@@ -64,7 +65,7 @@ def send_when_dispatched(monkeypatch: pytest.MonkeyPatch, tasks: int) -> None:
 
     def dispatch_and_tell(call: RunningCall, *args: Any) -> None:
         dispatch(call, *args)
-        if call._dispatched >= tasks:
+        if call.intake._taken >= tasks:
             enough.set()
 
     def run_late(call: RunningCall) -> None:
@@ -128,6 +129,32 @@ def test_tasks_known_to_be_short_are_shared_out_at_once(
     parallel = Parallel(pre_dispatch="all")
     assert parallel(delayed(double)(i) for i in range(2000)) == doubles(2000)
     assert sent[:2] == [1000, 1000]
+
+
+def test_tasks_known_to_be_short_are_read_before_the_first_is_sent(
+    backend: Client, sent: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """joblib by itself would hand over four of them, then wait for a result."""
+    call_once(backend, double, 1)
+    sent.clear()
+    monkeypatch.setattr(ahead, "HOLD", HUNG)
+    assert Parallel()(delayed(double)(i) for i in range(64)) == doubles(64)
+    assert sent == [32, 32]
+
+
+def test_tasks_known_to_be_short_are_sent_though_no_other_follows(
+    backend: Client, tmp_path: Path
+) -> None:
+    """The next one is yielded once the first has been run."""
+    call_once(backend, mark, str(tmp_path), "before")
+
+    def tasks() -> Iterator[Any]:
+        for number in range(4):
+            yield delayed(mark)(str(tmp_path), number)
+        wait_for_file(str(tmp_path / "0"), HUNG)
+        yield delayed(mark)(str(tmp_path), 4)
+
+    assert Parallel()(tasks()) == [None] * 5
 
 
 # ---------------------------------------------------- tasks that others must not wait for
