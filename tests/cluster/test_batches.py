@@ -134,7 +134,7 @@ def test_tasks_known_to_be_short_are_shared_out_at_once(
 def test_tasks_known_to_be_short_are_read_before_the_first_is_sent(
     backend: Client, sent: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """joblib by itself would hand over four of them, then wait for a result."""
+    """Joblib by itself would hand over four of them, then wait for a result."""
     call_once(backend, double, 1)
     sent.clear()
     monkeypatch.setattr(ahead, "HOLD", HUNG)

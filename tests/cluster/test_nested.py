@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -14,6 +15,8 @@ from joblib_distributed import DaskDistributedBackend
 from joblib_distributed.driver.backend import MOST_NESTED
 from joblib_distributed.errors import OptionNameError
 from support.processes import CommandLineCluster
+from support.tasks import mark, marks
+from support.waiting import wait_until
 
 
 def tree(depth: int, width: int) -> int:
@@ -53,6 +56,78 @@ def backends_down(depth: int) -> list[str]:
 def test_the_deepest_calls_run_where_they_are(backend: object) -> None:
     ours = ["DaskDistributedBackend"] * (MOST_NESTED + 1)
     assert backends_down(MOST_NESTED + 2) == [*ours, *["SequentialBackend"] * 2]
+
+
+def where_nested(folder: str, name: str, others: int) -> set[str]:
+    """Say where the tasks of a nested call run, made while so many more tasks run."""
+
+    def meet(place: str) -> None:
+        mark(folder, f"{place}-{name}")
+        wait_until(lambda: count(place) > others, 20, lambda: f"{marks(Path(folder))}")
+
+    def count(place: str) -> int:
+        return sum(found.startswith(place) for found in marks(Path(folder)))
+
+    meet("before")
+    with Parallel() as parallel:
+        kind = type(parallel._backend).__name__
+        workers = parallel(delayed(worker_name)() for _ in range(8))
+    meet("after")
+    return {kind, "here" if set(workers) == {worker_name()} else "there"}
+
+
+def worker_name() -> str:
+    return f"{get_worker().address} {threading.get_ident()}"
+
+
+def test_nested_calls_run_where_they_are_if_no_thread_is_idle(
+    backend: object, tmp_path: Path
+) -> None:
+    found = Parallel()(
+        delayed(where_nested)(str(tmp_path), str(i), others=1) for i in range(2)
+    )
+    assert found == [{"SequentialBackend", "here"}] * 2
+
+
+def test_nested_calls_use_the_threads_that_are_idle(
+    backend: object, tmp_path: Path
+) -> None:
+    (found,) = Parallel()([delayed(where_nested)(str(tmp_path), "0", others=0)])
+    assert found == {"DaskDistributedBackend", "there"}
+
+
+def where_with(options: dict[str, Any]) -> str:
+    with Parallel(**options) as parallel:
+        return type(parallel._backend).__name__
+
+
+@pytest.mark.parametrize("keywords", [{"retries": 2}, {"priority": 7}])
+def test_nested_calls_with_wishes_of_their_own_go_to_the_cluster(
+    keywords: dict[str, Any], backend: object
+) -> None:
+    found = Parallel()(delayed(where_with)(keywords) for _ in range(8))
+    assert found == ["DaskDistributedBackend"] * 8
+
+
+def test_nested_calls_inherit_retries(embedded_client: Client) -> None:
+    with joblib.parallel_config(backend="dask.distributed", n_workers=2, retries=1):
+        found = Parallel()(delayed(where_with)({}) for _ in range(8))
+    assert found == ["DaskDistributedBackend"] * 8
+
+
+def fail_in_nested(folder: str, number: int) -> list[int]:
+    try:
+        where_nested(folder, str(number), others=1)
+        return Parallel()(delayed(fail)(i) for i in range(3))
+    except ValueError:
+        return Parallel()(delayed(abs)(-i) for i in range(3))
+
+
+def test_a_call_that_fails_where_it_is_leaves_the_next_one_alone(
+    backend: object, tmp_path: Path
+) -> None:
+    found = Parallel()(delayed(fail_in_nested)(str(tmp_path), i) for i in range(2))
+    assert found == [[0, 1, 2]] * 2
 
 
 def test_no_deadlock_with_several_threads(

@@ -17,7 +17,7 @@ from joblib_distributed.data.outcome import (
 from joblib_distributed.data.tasks import PackedTask, PlainTasks, Tasks
 from joblib_distributed.driver import call as ledger
 from joblib_distributed.driver.batching import BatchPolicy
-from joblib_distributed.driver.call import Call, batch_name
+from joblib_distributed.driver.call import Call
 from joblib_distributed.driver.events import (
     AttemptFailed,
     AttemptFinished,
@@ -193,21 +193,6 @@ def test_keys_are_fresh_and_named_after_the_function() -> None:
         assert isinstance(sent, Send)
         keys.append(sent.key)
     assert keys == [f"batch_of_fit_it-the-call-{n}" for n in (1, 2, 3, 4)]
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (["f"], "batch_of_f"),
-        (["f", "f"], "batch_of_f"),
-        (["g", "f"], "mixed_batch_of_g"),
-        (["<lambda>"], "batch_of_<lambda>"),
-        (["a-b-c"], "batch_of_a_b_c"),
-        ([], "mixed_batch_of_nothing"),
-    ],
-)
-def test_batch_name(names: list[str], expected: str) -> None:
-    assert batch_name(task(i, name) for i, name in enumerate(names)) == expected
 
 
 def test_mixed_batch_has_its_name_in_its_key() -> None:

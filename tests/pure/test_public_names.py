@@ -126,6 +126,6 @@ def public_things(module: types.ModuleType) -> list[tuple[str, object]]:
 
 
 def test_there_are_public_things() -> None:
-    module = importlib.import_module("joblib_distributed.driver.call")
+    module = importlib.import_module("joblib_distributed.driver.keys")
     names = {name for name, _ in public_things(module)}
-    assert {"Call", "Call.handle", "Call.in_flight", "batch_name"} <= names
+    assert {"batch_name", "call_name", "has_idle_thread"} <= names

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -62,6 +63,25 @@ _FORKED = (
 )
 
 
+#: Seconds for which a cluster that was found busy counts as busy for the nested calls of
+#: one batch. A guess: short against what a user waits for, long against asking.
+BUSY_FOR = 0.1
+
+
+class _Lately:
+    """What the nested calls of one batch found when they last asked."""
+
+    def __init__(self) -> None:
+        self._busy_until = 0.0
+
+    def is_busy(self, cluster: Cluster, depth: int) -> bool:
+        """Whether there is no idle thread for a nested call."""
+        now = time.monotonic()
+        if now >= self._busy_until:
+            self._busy_until = now + BUSY_FOR if cluster.is_busy(depth) else 0.0
+        return now < self._busy_until
+
+
 class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
     """Runs `joblib.Parallel` calls on a dask.distributed cluster.
 
@@ -110,6 +130,9 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         self._call: RunningCall | None = None
         self._memory = Memory()
         self._nested: tuple[ParallelBackendBase, int | None] | None = None
+        # Whether its calls run in this thread while the cluster has no idle one.
+        self._may_run_here = False
+        self._lately = _Lately()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # What arrives elsewhere finds its cluster anew, and is nobody's.
@@ -190,6 +213,8 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         self._n_jobs = n_jobs
         self._memory = Memory.of(keywords)
         cluster = self._find_cluster()
+        if self._may_run_here and self._lately.is_busy(cluster, self.depth):
+            raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         jobs = self._jobs_for_joblib(n_jobs)
         if jobs > 1 and self.depth == 0:
             cluster.check_workers()
@@ -203,6 +228,10 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         backend._cluster = None
         backend._call = None
         backend._nested = None
+        # A nested call needs no other thread if it asks for nothing of its own.
+        backend._may_run_here = (
+            self.depth > 0 and options is self.options and not options.retries
+        )
         backend.options = options
         backend.parallel = parallel
         return backend
@@ -237,6 +266,7 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
             dispatch_more=self._dispatch_more,
             sharing=self._sharing(cluster),
             policy=BatchPolicy(limit or threads) if auto else None,
+            depth=self.depth,
         )
         self._call.believes = joblib_hooks.returns_list(self.parallel)
         if joblib_hooks.grows_with_n_jobs(self.parallel):

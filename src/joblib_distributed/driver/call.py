@@ -41,6 +41,7 @@ from joblib_distributed.driver.events import (
     Supplied,
     Supply,
 )
+from joblib_distributed.driver.keys import batch_name
 from joblib_distributed.errors import ClusterError, JoblibDistributedError
 
 #: Looks at the scheduler in a row that must find an attempt unknown, which it knew
@@ -415,11 +416,3 @@ def _patience(attempt: Attempt) -> int:
         return LOOKS_BEFORE_LOST
     times = max(entry.never_arrived for entry in attempt.entries)
     return LOOKS_BEFORE_NEVER_ARRIVED * int(2**times)
-
-
-def batch_name(tasks: Iterable[Tasks]) -> str:
-    """Name a batch after its first function, as dask's dashboard is to show it."""
-    names = [each.name for each in tasks]
-    prefix = "batch_of" if len(set(names)) == 1 else "mixed_batch_of"
-    first = names[0] if names else "nothing"
-    return f"{prefix}_{first.replace('-', '_')}"

@@ -10,9 +10,9 @@ import asyncio
 import concurrent.futures
 import contextlib
 import functools
+import itertools
 import math
 import pickle
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,7 +28,8 @@ from joblib_distributed.data.payload import BatchPayload, pack_invocation
 from joblib_distributed.data.store import Buffer
 from joblib_distributed.data.tasks import Sharing
 from joblib_distributed.data.transfer import Arrival
-from joblib_distributed.driver import embedded, latency, refusals
+from joblib_distributed.driver import checks, embedded, latency, refusals
+from joblib_distributed.driver.checks import ANSWER_TIMEOUT
 from joblib_distributed.driver.events import (
     AttemptFailed,
     AttemptFinished,
@@ -38,6 +39,7 @@ from joblib_distributed.driver.events import (
     Event,
     Looked,
 )
+from joblib_distributed.driver.keys import has_idle_thread
 from joblib_distributed.driver.known import Durations, known_of
 from joblib_distributed.driver.reach import Reach
 from joblib_distributed.driver.supplier import HostSupplied, Place, Supplier
@@ -45,16 +47,7 @@ from joblib_distributed.driver.turns import Turns
 from joblib_distributed.options import Options
 from joblib_distributed.worker.buffers import report_missing
 from joblib_distributed.worker.interrupt import interrupt_call
-from joblib_distributed.worker.probe import describe_worker
 from joblib_distributed.worker.run import run_batch
-
-#: Seconds a worker may take to answer what is asked outside of tasks. One that does not
-#: is busy or frozen, and is trusted. A guess.
-ANSWER_TIMEOUT = 10.0
-
-#: Seconds after which it is looked whether a worker that has not answered is still there.
-#: A guess.
-ANSWER_INTERVAL = 0.5
 
 _WITHOUT_ADVICE = functools.partial(
     embedded.settings, {"distributed.admin.large-graph-warning-threshold": "1 PiB"}
@@ -157,6 +150,12 @@ class Cluster:
         allowed = [n for address, n in threads.items() if address in names]
         return sum(allowed) or sum(threads.values())
 
+    def is_busy(self, depth: int) -> bool:
+        """Whether a nested call finds no idle thread: it should run where it is."""
+        threads = sum(self._ask(self.client.nthreads).values())
+        given = self._ask(self.client.processing)
+        return not has_idle_thread(itertools.chain(*given.values()), threads, depth)
+
     def wait_for_threads(self, options: Options) -> int:
         """Return `threads`, waiting for a worker if there is none.
 
@@ -192,58 +191,20 @@ class Cluster:
         EnvironmentMismatchError
             If one runs another minor version of Python, or lacks a package.
         """
-        if self.is_embedded:
-            return  # started from this very environment
-        seen = self._known.checked
-        deadline = time.monotonic() + ANSWER_TIMEOUT
-        unanswered = set(self._ask(self.client.nthreads)) - seen
-        questions = {self._question(address): address for address in unanswered}
-        while questions and time.monotonic() < deadline:
-            done, _ = concurrent.futures.wait(questions, ANSWER_INTERVAL)
-            for question in done:
-                address = questions.pop(question)
-                if refusals.check_answer(address, question.result()):
-                    seen.add(address)
-            # One that died meanwhile will not answer.
-            members = self._ask(self.client.nthreads) if questions else ()
-            questions = {q: a for q, a in questions.items() if a in members}
+        if not self.is_embedded:  # that one is started from this very environment
+            members = functools.partial(self._ask, self.client.nthreads)
+            checks.check_workers(self.client, self._known.checked, members)
 
     def check_names(self, options: Options) -> None:
         """Make sure that the scheduler can look up the addresses in ``workers``.
 
-        It stumbles over one that it cannot, forgets the task, and says nothing.
-
         Raises
         ------
         OptionValueError
-            If there is one.
+            If it cannot.
         """
         names = options.constraints()["workers"] or ()
-        for name in (name for name in names if ":" in name):
-            try:
-                self.client.nthreads([name])
-            except socket.gaierror as error:
-                raise refusals.unknown_host(name, error) from error
-            except (OSError, RuntimeError) as error:
-                raise refusals.no_answer(self._address, error) from error
-
-    def _question(self, address: str) -> concurrent.futures.Future[object]:
-        """Ask one worker what it is; the answer may be the exception it gave."""
-        return asyncio.run_coroutine_threadsafe(
-            self._ask_worker(address), self.client.loop.asyncio_loop
-        )
-
-    async def _ask_worker(self, address: str) -> object:
-        try:
-            answers = await self.client.run(
-                pickle.loads,
-                pack_invocation(describe_worker),
-                workers=[address],
-                on_error="return",
-            )
-        except (OSError, RuntimeError) as error:
-            return error
-        return answers.get(address)
+        checks.check_names(self.client, names, self._address)
 
     @property
     def _address(self) -> str:

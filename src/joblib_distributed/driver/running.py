@@ -50,6 +50,7 @@ from joblib_distributed.driver.events import (
 )
 from joblib_distributed.driver.intake import Intake
 from joblib_distributed.driver.joblib_hooks import Callback
+from joblib_distributed.driver.keys import call_name
 from joblib_distributed.driver.results import Error, unpack
 from joblib_distributed.driver.sending import Sender
 from joblib_distributed.driver.supplier import HostSupplied, Place
@@ -104,6 +105,8 @@ class RunningCall:
         How large data is shared; it is not by default.
     policy : BatchPolicy, optional
         See `Call`.
+    depth : int
+        How many calls of ours are around it.
     """
 
     def __init__(
@@ -116,6 +119,7 @@ class RunningCall:
         dispatch_more: Callable[[int, Callable[[], bool]], int],
         sharing: Sharing | None = None,
         policy: BatchPolicy | None = None,
+        depth: int = 0,
     ) -> None:
         self.id = uuid.uuid4().hex
         #: None if batches are to be as joblib hands them over.
@@ -129,7 +133,11 @@ class RunningCall:
         #: Reads the user's iterable.
         self.intake = Intake(sharing, options.scatter, cluster.compute, policy)
         self._ledger = Call(
-            self.id, limit, options.retries, options.wait_for_workers_timeout, policy
+            call_name(depth, self.id),
+            limit,
+            options.retries,
+            options.wait_for_workers_timeout,
+            policy,
         )
         self._numbers = itertools.count()
         #: Whether tasks may be sent together because they were short in an earlier call;

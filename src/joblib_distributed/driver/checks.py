@@ -1,0 +1,103 @@
+"""Makes sure, before the first task is sent, that a cluster can run it.
+
+Uses a client that `driver.cluster` lends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import pickle
+import socket
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from joblib_distributed.data.payload import pack_invocation
+from joblib_distributed.driver import refusals
+from joblib_distributed.worker.probe import describe_worker
+
+#: Seconds a worker may take to answer what is asked outside of tasks. One that does not
+#: is busy or frozen, and is trusted. A guess.
+ANSWER_TIMEOUT = 10.0
+
+#: Seconds after which it is looked whether a worker that has not answered is still there.
+#: A guess.
+ANSWER_INTERVAL = 0.5
+
+
+def check_workers(client: Any, seen: set[str], members: Callable[[], Any]) -> None:
+    """Make sure that workers not seen before can run our tasks.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    seen : set of str
+        Addresses of those that passed; is added to.
+    members : callable
+        Returns the addresses of all.
+
+    Raises
+    ------
+    EnvironmentMismatchError
+        If one runs another minor version of Python, or lacks a package.
+    """
+    deadline = time.monotonic() + ANSWER_TIMEOUT
+    unanswered = set(members()) - seen
+    questions = {_question(client, address): address for address in unanswered}
+    while questions and time.monotonic() < deadline:
+        done, _ = concurrent.futures.wait(questions, ANSWER_INTERVAL)
+        for question in done:
+            address = questions.pop(question)
+            if refusals.check_answer(address, question.result()):
+                seen.add(address)
+        # One that died meanwhile will not answer.
+        present = members() if questions else ()
+        questions = {q: a for q, a in questions.items() if a in present}
+
+
+def _question(client: Any, address: str) -> concurrent.futures.Future[object]:
+    """Ask one worker what it is; the answer may be the exception it gave."""
+    return asyncio.run_coroutine_threadsafe(
+        _ask_worker(client, address), client.loop.asyncio_loop
+    )
+
+
+async def _ask_worker(client: Any, address: str) -> object:
+    try:
+        answers = await client.run(
+            pickle.loads,
+            pack_invocation(describe_worker),
+            workers=[address],
+            on_error="return",
+        )
+    except (OSError, RuntimeError) as error:
+        return error
+    return answers.get(address)
+
+
+def check_names(client: Any, names: Iterable[str], address: str) -> None:
+    """Make sure that the scheduler can look up the addresses in ``workers``.
+
+    It stumbles over one that it cannot, forgets the task, and says nothing.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    names : iterable of str
+        Names and addresses of workers.
+    address : str
+        The scheduler's.
+
+    Raises
+    ------
+    OptionValueError
+        If there is one.
+    """
+    for name in (name for name in names if ":" in name):
+        try:
+            client.nthreads([name])
+        except socket.gaierror as error:
+            raise refusals.unknown_host(name, error) from error
+        except (OSError, RuntimeError) as error:
+            raise refusals.no_answer(address, error) from error
