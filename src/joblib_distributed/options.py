@@ -50,6 +50,9 @@ class Options:
         Whether `workers` is only a preference.
     wait_for_workers_timeout : float
         Seconds to wait while the cluster has no worker before giving up.
+    frozen_after : float
+        Seconds without a sign of life after which what a worker was given is tried on
+        another, too: whichever gives its results first. Infinite: never.
     cap_n_jobs : bool
         Whether ``n_jobs`` limits the number of tasks that run at a time. If false,
         a call always uses the whole cluster.
@@ -71,6 +74,7 @@ class Options:
     workers: str | Sequence[str] | None = None
     allow_other_workers: bool = False
     wait_for_workers_timeout: float = 10
+    frozen_after: float = 10
     cap_n_jobs: bool = True
 
     def __post_init__(self) -> None:
@@ -82,6 +86,7 @@ class Options:
         _check_count("retries", self.retries, least=0)
         _check_number("priority", self.priority, least=float("-inf"))
         _check_number("wait_for_workers_timeout", self.wait_for_workers_timeout)
+        _check_number("frozen_after", self.frozen_after)
         _check_flag("allow_other_workers", self.allow_other_workers)
         _check_flag("cap_n_jobs", self.cap_n_jobs)
         _check_resources(self.resources)
@@ -135,6 +140,12 @@ class Options:
         if not worker or self.workers or self.resources:
             return self
         return dataclasses.replace(self, workers=worker, allow_other_workers=True)
+
+    def avoiding(self, others: Sequence[str]) -> Options:
+        """Return the same with others to be preferred, unless they name workers."""
+        if self.is_constrained or not others:
+            return self
+        return dataclasses.replace(self, workers=list(others), allow_other_workers=True)
 
     def portable(self) -> Options:
         """Return what of these options has a meaning in another process."""

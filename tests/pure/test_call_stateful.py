@@ -29,8 +29,10 @@ from joblib_distributed.data.outcome import (
 )
 from joblib_distributed.data.tasks import PackedTask, PlainTasks, Tasks
 from joblib_distributed.driver import call as ledger
+from joblib_distributed.driver import entries
 from joblib_distributed.driver.batching import BatchPolicy
-from joblib_distributed.driver.call import LOOKS_BEFORE_LOST, Call
+from joblib_distributed.driver.call import Call
+from joblib_distributed.driver.entries import LOOKS_BEFORE_LOST
 from joblib_distributed.driver.events import (
     AttemptFailed,
     AttemptFinished,
@@ -71,8 +73,9 @@ MISSES_ALLOWED = 2
 @pytest.fixture(scope="module", autouse=True)
 def small_bounds() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("LOOKS_BEFORE_NEVER_ARRIVED", "LOSSES_ALLOWED", "MISSES_ALLOWED"):
-            patch.setattr(ledger, name, globals()[name])
+        patch.setattr(entries, "LOOKS_BEFORE_NEVER_ARRIVED", LOOKS_BEFORE_NEVER_ARRIVED)
+        patch.setattr(ledger, "LOSSES_ALLOWED", LOSSES_ALLOWED)
+        patch.setattr(ledger, "MISSES_ALLOWED", MISSES_ALLOWED)
         yield
 
 

@@ -30,6 +30,7 @@ DEFAULTS = {
     "workers": None,
     "allow_other_workers": False,
     "wait_for_workers_timeout": 10,
+    "frozen_after": 10,
     "cap_n_jobs": True,
 }
 
@@ -401,6 +402,7 @@ EVERYTHING: dict[str, Any] = {
     "workers": ["alice"],
     "allow_other_workers": True,
     "wait_for_workers_timeout": 7,
+    "frozen_after": 3,
     "cap_n_jobs": False,
 }
 

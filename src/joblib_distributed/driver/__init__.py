@@ -19,6 +19,7 @@ Layout, top to bottom; each imports only what is below it::
     latency.py      how soon the engine passes on what it is given
     checks.py       makes sure that a cluster can run tasks
     keys.py         keys of attempts, and what they tell; pure
+    heartbeats.py   which workers have stopped reporting; pure
     supplier.py     brings large buffers to hosts that lack them
     supply.py       which host gets a buffer from whom; pure
     reach.py        asks single workers, by whichever way they are reached

@@ -44,15 +44,6 @@ from joblib_distributed.driver.events import (
 from joblib_distributed.driver.keys import batch_name
 from joblib_distributed.errors import ClusterError, JoblibDistributedError
 
-#: Looks at the scheduler in a row that must find an attempt unknown, which it knew
-#: before, for it to count as lost. Two is a guess.
-LOOKS_BEFORE_LOST = 2
-
-#: The same for an attempt that no look has found known yet. It is probably on its way
-#: still, behind megabytes of others, which a second copy would only make worse: so this
-#: is doubled each time. A guess.
-LOOKS_BEFORE_NEVER_ARRIVED = 30
-
 #: Attempts that are sent before anything else is heard: a hundred take the driver about
 #: 50 ms. A guess.
 SENDS_AT_ONCE = 100
@@ -210,14 +201,40 @@ class Call:
             return None
         return self._policy.next_size(self._waiting.size, len(self._in_flight))
 
-    def _attempt(self, entries: list[Entry], solo: bool) -> Send:
+    def _attempt(
+        self, entries: list[Entry], solo: bool, race: set[str] | None = None
+    ) -> Send:
         self._sent += 1
         key = f"{batch_name(entry.tasks for entry in entries)}-{self.name}-{self._sent}"
-        self._in_flight[key] = Attempt(entries, solo)
+        race = {key} if race is None else race
+        race.add(key)
+        self._in_flight[key] = Attempt(entries, solo, race=race)
         tasks = [entry.tasks for entry in entries]
         along = any(entry.along for entry in entries)
         box = None if self._policy is None else self._policy.patience
-        return Send(key, tasks, solo, along, entries[0].worker, box)
+        # It is not the turn of a suspect's second attempt; it is that of the first.
+        alone = solo and len(race) == 1
+        return Send(key, tasks, alone, along, entries[0].worker, box)
+
+    def _is_raced(self, attempt: Attempt) -> bool:
+        """Whether another attempt carries the tasks of one that has ended."""
+        return not attempt.race.isdisjoint(self._in_flight)
+
+    def _win(self, attempt: Attempt) -> Iterable[Instruction]:
+        """Give up those that race with an attempt whose outcomes are here."""
+        others = sorted(attempt.race & self._in_flight.keys())
+        for key in others:
+            del self._in_flight[key]
+        if others:
+            self._strays = True
+            yield Release(others)
+
+    def _race(self, attempt: Attempt, silent: frozenset[str]) -> Iterable[Instruction]:
+        """Send what a worker that has fallen silent was given to another, too."""
+        if all(key in silent for key in attempt.race & self._in_flight.keys()):
+            for entry in attempt.entries:
+                entry.worker = ""
+            yield self._attempt(attempt.entries, attempt.solo, attempt.race)
 
     # ------------------------------------------------------------------------- events
     def _on_dispatched(self, event: Dispatched) -> Iterable[Instruction]:
@@ -232,6 +249,7 @@ class Call:
         attempt = self._in_flight.pop(event.key, None)
         if attempt is None:
             return
+        yield from self._win(attempt)
         again = []
         missing = next((o for o in event.outcomes if o.kind is Kind.MISSING), None)
         # All of them before any is delivered: an instruction must not be lost.
@@ -309,6 +327,8 @@ class Call:
         if attempt is None:
             return
         yield Release([event.key])
+        if self._is_raced(attempt):
+            return
         if not attempt.solo:
             self._suspects.extend(e for one in attempt.entries for e in one.singles())
             return
@@ -324,6 +344,8 @@ class Call:
         if attempt is None:
             return
         yield Release([event.key])
+        if self._is_raced(attempt):
+            return
         self._strays = True
         again = []
         for entry in attempt.entries:
@@ -339,6 +361,8 @@ class Call:
         if attempt is None:
             return
         yield Release([event.key])
+        if self._is_raced(attempt):
+            return
         for entry in attempt.entries:
             if entry.delivery.number in self._deliveries:
                 yield self._fail(entry, verdicts.never_ran(entry.tasks, event))
@@ -350,11 +374,11 @@ class Call:
                 continue
             attempt.arrived = attempt.arrived or state is not None
             attempt.unknown = attempt.unknown + 1 if state in (None, "erred") else 0
-            if attempt.unknown >= _patience(attempt):
+            if attempt.unknown >= attempt.patience:
                 for entry in attempt.entries:
                     entry.never_arrived += not attempt.arrived
                 yield from self._on_lost(AttemptLost(key))
-            elif state == "no-worker" and event.threads and _is_new(attempt.entries):
+            elif state == "no-worker" and event.threads and attempt.is_new:
                 # The scheduler looks again at such a task when a worker joins that it
                 # was meant for, and at no other; a fresh one may go anywhere.
                 for entry in attempt.entries:
@@ -362,6 +386,8 @@ class Call:
                 yield from self._on_lost(AttemptLost(key))
             elif self._is_stranded(attempt, state, event):
                 yield from self._give_up_stranded(key, event)
+            elif key in event.silent:
+                yield from self._race(attempt, event.silent)
 
     def _is_stranded(self, attempt: Attempt, state: str | None, look: Looked) -> bool:
         if state != "no-worker" and look.threads > 0:
@@ -375,6 +401,8 @@ class Call:
         attempt = self._in_flight.pop(key)
         yield Release([key])
         self._strays = True
+        if self._is_raced(attempt):
+            return
         for entry in attempt.entries:
             if entry.delivery.number in self._deliveries:
                 error = verdicts.no_worker(entry.tasks, look, self._stranded_timeout)
@@ -404,15 +432,3 @@ class Call:
         self._suspects.clear()
         self._held.clear()
         self._in_flight.clear()
-
-
-def _is_new(entries: Iterable[Entry]) -> bool:
-    return not any(entry.renewed for entry in entries)
-
-
-def _patience(attempt: Attempt) -> int:
-    """Return how many looks in a row may not find an attempt."""
-    if attempt.arrived:
-        return LOOKS_BEFORE_LOST
-    times = max(entry.never_arrived for entry in attempt.entries)
-    return LOOKS_BEFORE_NEVER_ARRIVED * int(2**times)

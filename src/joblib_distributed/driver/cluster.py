@@ -237,6 +237,10 @@ class Cluster:
             If the client is closed.
         """
         payload = pack_invocation(run_batch, *batch)
+        heartbeats = self._known.heartbeats
+        silent = heartbeats.silent(time.monotonic(), options.frozen_after)
+        if silent:
+            options = options.avoiding(heartbeats.others(silent))
         places = {"buffers": list(inputs)} if inputs else {}
         with self._lock:
             if self.closed:
@@ -379,7 +383,8 @@ class Cluster:
         try:
             states = await self.client.scheduler.get_task_status(keys=keys)
             threads = await self.client.nthreads()
-        except (AttributeError, OSError, RuntimeError):
+            silent = await self._silent_attempts(keys, options.frozen_after)
+        except (AttributeError, KeyError, OSError, RuntimeError):
             # No answer now: the connection's own end is noticed elsewhere.
             return
         states = states or {}  # None from a scheduler that does not know the operation
@@ -389,4 +394,22 @@ class Cluster:
             total = self._embedded_threads
             if not options.is_constrained:
                 states = {k: None if s is None else "waiting" for k, s in states.items()}
-        post(Looked(time.monotonic(), states, total, options.is_constrained))
+        now = time.monotonic()
+        post(Looked(now, states, total, options.is_constrained, silent))
+
+    async def _silent_attempts(
+        self, keys: Sequence[str], timeout: float
+    ) -> frozenset[str]:
+        """Return those of these that workers have which have stopped reporting."""
+        heartbeats = self._known.heartbeats
+        if not keys and not heartbeats.knows_silent(timeout):
+            return frozenset()
+        found = await self.client.scheduler.identity()
+        last_seen = {a: worker["last_seen"] for a, worker in found["workers"].items()}
+        now = time.monotonic()
+        heartbeats.note(last_seen, now)
+        silent = heartbeats.silent(now, timeout)
+        if not silent:
+            return frozenset()
+        given = await self.client.processing(workers=list(silent))
+        return frozenset(itertools.chain(*given.values())) & frozenset(keys)

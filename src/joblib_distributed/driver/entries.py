@@ -73,6 +73,16 @@ class Entry:
         return (self.part(start, 1) for start in range(self.tasks.size))
 
 
+#: Looks at the scheduler in a row that must find an attempt unknown, which it knew
+#: before, for it to count as lost. Two is a guess.
+LOOKS_BEFORE_LOST = 2
+
+#: The same for an attempt that no look has found known yet. It is probably on its way
+#: still, behind megabytes of others, which a second copy would only make worse: so this
+#: is doubled each time. A guess.
+LOOKS_BEFORE_NEVER_ARRIVED = 30
+
+
 @dataclasses.dataclass
 class Attempt:
     """One sending of a batch."""
@@ -84,8 +94,23 @@ class Attempt:
     arrived: bool = False
     #: Looks in a row at which the scheduler did not know it.
     unknown: int = 0
+    #: Keys of this and of all that carry the same tasks, if it is raced.
+    race: set[str] = dataclasses.field(default_factory=set)
     #: When the scheduler was first seen without a worker for it, on the looks' clock.
     stranded_since: float | None = None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether none of its tasks was sent anew because no worker took it."""
+        return not any(entry.renewed for entry in self.entries)
+
+    @property
+    def patience(self) -> int:
+        """How many looks in a row may not find it."""
+        if self.arrived:
+            return LOOKS_BEFORE_LOST
+        times = max(entry.never_arrived for entry in self.entries)
+        return LOOKS_BEFORE_NEVER_ARRIVED * int(2**times)
 
 
 _NO_MORE = not_run(1)

@@ -71,6 +71,8 @@ class Looked:
     threads: int
     #: Whether the options of the call say which workers may run its tasks.
     constrained: bool = False
+    #: Attempts that workers have which have stopped reporting.
+    silent: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ import threading
 import weakref
 from typing import Any
 
+from joblib_distributed.driver.heartbeats import Heartbeats
 from joblib_distributed.driver.supplier import Supplier
 from joblib_distributed.driver.turns import Turns
 
@@ -51,6 +52,8 @@ class Known:
         #: For whom it is the turn to run a suspect.
         self.turns = Turns()
         self.durations = Durations()
+        #: Used on the client's event loop, but for reading.
+        self.heartbeats = Heartbeats()
 
 
 _lock = threading.Lock()

@@ -392,8 +392,7 @@ class RunningCall:
             return
         self._cluster.restore()
         quiet = [key for key, at in self._sent_at.items() if now - at > QUIET]
-        if quiet or self._ledger.limit is None:
-            self._cluster.look(quiet, self._options, self._events.put)
+        self._cluster.look(quiet, self._options, self._events.put)
 
     # ------------------------------------------------------------------- delivery thread
     def _run_deliveries(self) -> None:
