@@ -66,7 +66,7 @@ class FakeTime:
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     clock = FakeTime()
     monkeypatch.setattr(reach, "time", clock)
-    # What the tests do not let answer never does, so that nobody waits for this by chance.
+    # What a test does not let answer never does, and nobody waits for it by chance.
     monkeypatch.setattr(reach, "DIRECT_TIMEOUT", math.inf)
     monkeypatch.setattr(reach, "DIRECT_GRACE", 0.0)
     return clock
