@@ -162,7 +162,7 @@ class BatchPolicy:
             return 1 if in_flight < max(MOST_FLIGHTS, 2 * self._most) else 0
         if in_flight >= self._most:
             return 0
-        mean = self._seconds / self._tasks
+        mean = self.mean or 0.0
         if in_flight >= self.threads and waiting * mean < LEAST:
             return 0
         least = min(LEAST / mean, waiting) if mean > 0 else waiting

@@ -220,7 +220,7 @@ class Call:
 
     # ------------------------------------------------------------------------- events
     def _on_dispatched(self, event: Dispatched) -> Iterable[Instruction]:
-        delivery = Delivery(event.delivery, event.tasks)
+        delivery = Delivery(event.delivery, sum(tasks.size for tasks in event.tasks))
         self._deliveries[event.delivery] = delivery
         self._waiting.append(
             [Entry(tasks, delivery, self._retries) for tasks in event.tasks]

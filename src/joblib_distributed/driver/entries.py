@@ -19,14 +19,10 @@ class Delivery:
     """Tasks whose results joblib wants together, through one callback."""
 
     number: int
-    tasks: Sequence[Tasks]
     #: How many of them have no value yet.
-    left: int = dataclasses.field(init=False)
+    left: int
     #: Values so far, with the tasks that gave them, by the index of the first of these.
     _values: dict[int, tuple[Tasks, Outcome]] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.left = sum(tasks.size for tasks in self.tasks)
 
     def put(self, tasks: Tasks, value: Outcome) -> None:
         """Take note of what some of the tasks gave."""
