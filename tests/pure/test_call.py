@@ -7,7 +7,6 @@ import math
 import pytest
 
 from joblib_distributed.data.outcome import (
-    NOT_RUN,
     Kind,
     Missing,
     Outcome,
@@ -44,6 +43,8 @@ from joblib_distributed.errors import (
     TaskLostError,
     WorkerDiedError,
 )
+
+NOT_RUN = not_run(1)
 
 
 def task(index: int, name: str = "f") -> PackedTask:

@@ -20,7 +20,6 @@ from hypothesis.stateful import (
 )
 
 from joblib_distributed.data.outcome import (
-    NOT_RUN,
     Kind,
     Missing,
     Outcome,
@@ -61,6 +60,7 @@ from joblib_distributed.errors import (
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 STRANDED_TIMEOUT = 10.0
+NOT_RUN = not_run(1)
 
 #: Small enough for what they bound to be reached in a few steps.
 LOOKS_BEFORE_NEVER_ARRIVED = 3

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joblib_distributed.data.outcome import NOT_RUN, Kind, Outcome, not_run
+from joblib_distributed.data.outcome import Kind, Outcome, not_run
 from joblib_distributed.data.tasks import PackedTask, PlainTasks, Tasks
 from joblib_distributed.driver.entries import Delivery, Entry, Waiting, matched
+
+NOT_RUN = not_run(1)
 
 
 def packed(index: int) -> PackedTask:

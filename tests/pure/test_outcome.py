@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from joblib_distributed.data.outcome import (
-    NOT_RUN,
     Kind,
     Missing,
     Outcome,
@@ -37,6 +36,7 @@ from joblib_distributed.errors import (
 )
 
 WORKER = "tcp://127.0.0.1:1234 (pid 5)"
+NOT_RUN = not_run(1)
 
 
 def brought(error: BaseException, stage: Stage = Stage.RUN) -> Exception:

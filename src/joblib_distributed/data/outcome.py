@@ -97,12 +97,9 @@ class Report(NamedTuple):
     outcomes: list[Outcome]
 
 
-NOT_RUN = Outcome(Kind.NOT_RUN, 0.0)
-
-
 def not_run(count: int) -> Outcome:
     """Return the outcome of so many neighbours that were not begun."""
-    return NOT_RUN._replace(plain=count)
+    return Outcome(Kind.NOT_RUN, 0.0, plain=count)
 
 
 def pack_plain(values: Sequence[object], duration: float) -> Outcome:
