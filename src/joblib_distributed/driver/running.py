@@ -135,8 +135,7 @@ class RunningCall:
             self.id, limit, options.retries, options.wait_for_workers_timeout, policy
         )
         self._numbers = itertools.count()
-        # Number of tasks; of those read by then; bytes of large buffers put since.
-        self._dispatched = 0
+        # Number of tasks read by the last batch; bytes of large buffers put since.
         self._read = 0
         self._stored = 0
         #: Whether tasks may be sent together because they were short in an earlier call;
@@ -196,8 +195,7 @@ class RunningCall:
     def dispatch(self, items: Sequence[object], callback: Callback) -> None:
         """Send tasks whose results joblib wants together, as `read` returned them."""
         number = next(self._numbers)
-        tasks = self._packer.gather(self._dispatched, items)
-        self._dispatched += len(items)
+        tasks = self._packer.gather(items)
         if self.policy is not None:
             read, self._read = self._packer.count - self._read, self._packer.count
             if read:
