@@ -410,13 +410,15 @@ class Cluster:
         if self.is_embedded:
             embedded.restore(self.client.cluster)
 
-    def look(self, keys: Iterable[str], options: Options, post: Post) -> None:
+    def look(self, sent_at: Mapping[str, float], options: Options, post: Post) -> None:
         """Ask the scheduler what it knows of attempts; post `Looked` if it answers."""
-        self.client.loop.add_callback(self._look, list(keys), options, post)
+        self.client.loop.add_callback(self._look, sent_at, options, post)
 
-    async def _look(self, keys: list[str], options: Options, post: Post) -> None:
+    async def _look(
+        self, sent_at: Mapping[str, float], options: Options, post: Post
+    ) -> None:
         try:
-            states = await self.client.scheduler.get_task_status(keys=keys)
+            states = await self.client.scheduler.get_task_status(keys=list(sent_at))
             threads = await self.client.nthreads()
         except (AttributeError, OSError, RuntimeError):
             # No answer now: the connection's own end is noticed elsewhere.
@@ -428,4 +430,5 @@ class Cluster:
             total = self._embedded_threads
             if not options.is_constrained:
                 states = {k: None if s is None else "waiting" for k, s in states.items()}
-        post(Looked(time.monotonic(), states, total, options.is_constrained))
+        now = time.monotonic()
+        post(Looked(now, states, total, options.is_constrained, sent_at))

@@ -49,8 +49,10 @@ class Entry:
     losses: int = 0
     #: How often it was given up on its way.
     never_arrived: int = 0
-    #: Whether it was sent anew because no worker took it.
+    #: Whether it was sent anew because no worker took it; and until it is sent, since
+    #: when none did.
     renewed: bool = False
+    stranded_since: float | None = None
     #: How often a host lacked its buffers.
     misses: int = 0
     #: Whether its buffers are to be sent along.
@@ -80,7 +82,7 @@ class Attempt:
     arrived: bool = False
     #: Looks in a row at which the scheduler did not know it.
     unknown: int = 0
-    #: When the scheduler was first seen without a worker for it, on the looks' clock.
+    #: Since when the scheduler has had no worker for it, on the looks' clock.
     stranded_since: float | None = None
 
 
