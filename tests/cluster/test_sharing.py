@@ -278,11 +278,13 @@ def test_modes_that_would_write_to_the_callers_data(mode: str, backend: object) 
         Parallel(mmap_mode=mode)([delayed(abs)(1), delayed(abs)(2)])
 
 
-def test_temp_folder(backend: object, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["", "to/be/created"])
+def test_temp_folder(backend: object, tmp_path: Path, name: str) -> None:
     array = numbers()
-    seen = Parallel(temp_folder=str(tmp_path))(delayed(look)(array) for _ in range(4))
+    folder = tmp_path / name
+    seen = Parallel(temp_folder=str(folder))(delayed(look)(array) for _ in range(4))
     assert_shared(seen, array)
-    assert {Path(s.file).parent for s in seen} == {tmp_path / FOLDER}
+    assert {Path(s.file).parent for s in seen} == {folder / FOLDER}
 
 
 # ------------------------------------------------------------------------------- results
