@@ -153,8 +153,7 @@ class RunningCall:
         self._sent_at: dict[str, float] = {}
         self._arrivals: dict[str, int] = {}
         self._next_look = time.monotonic() + LOOK_INTERVAL
-        #: Threads joblib has planned for; more of them need more batches in flight. None
-        #: not to follow the cluster.
+        #: Threads that joblib has planned for; None not to follow the cluster.
         self.planned_for: int | None = None
         self._events: queue.SimpleQueue[_Heard | None] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -436,6 +435,7 @@ class RunningCall:
 
     def deliver(self, callback: Callback, result: Deliver | DeliverError) -> None:
         """Unpack a delivery and hand it to joblib."""
+        self._tally.note_delivered(result)
         unpacked = unpack(result)
         self._carrying_back(lambda: callback(unpacked))
 
