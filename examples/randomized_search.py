@@ -54,7 +54,8 @@ def main() -> None:
         together = time.perf_counter() - start
 
     print(f"on the cluster: {together:.1f} s for {3 * given.candidates} fits")
-    print(f"best score: {search.best_score_:.4f} with {search.best_params_}")
+    best = ", ".join(f"{name}={value}" for name, value in search.best_params_.items())
+    print(f"best score: {search.best_score_:.4f} with {best}")
     if alone is not None:
         print(f"speed-up against one core: {alone / together:.2f}")
 

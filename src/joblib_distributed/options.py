@@ -185,7 +185,11 @@ class Memory(NamedTuple):
                 "is on other machines or processes here. Use 'r' (read-only), 'c' (a "
                 "private copy of what is written to) or None, and return what changes."
             )
-        return cls(keywords.get("max_nbytes"), mode, keywords.get("temp_folder"))
+        # Made whole here, as joblib does it: workers may be in another folder.
+        folder = keywords.get("temp_folder") or None
+        if folder is not None:
+            folder = os.path.abspath(os.path.expanduser(folder))
+        return cls(keywords.get("max_nbytes"), mode, folder)
 
 
 #: Names of all options, in the order of the documentation.

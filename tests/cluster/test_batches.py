@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -62,10 +63,12 @@ def send_when_dispatched(monkeypatch: pytest.MonkeyPatch, tasks: int) -> None:
     """Have the ledgers of calls begin when they have got so many tasks, all at once."""
     dispatch, run = RunningCall.dispatch, RunningCall._run_ledger
     enough = threading.Event()
+    dispatched: Counter[str] = Counter()
 
-    def dispatch_and_tell(call: RunningCall, *args: Any) -> None:
-        dispatch(call, *args)
-        if call.intake._taken >= tasks:
+    def dispatch_and_tell(call: RunningCall, items: list[Any], *args: Any) -> None:
+        dispatch(call, items, *args)
+        dispatched[call.id] += len(items)
+        if dispatched[call.id] >= tasks:
             enough.set()
 
     def run_late(call: RunningCall) -> None:

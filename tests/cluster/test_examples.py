@@ -45,6 +45,7 @@ def test_embedded(name: str) -> None:
     expected, arguments = EXPECTED[name]
     output = run(name, *arguments)
     assert expected in output
+    assert "np.float64" not in output
     if name == "sleeping_tasks.py":
         assert "Using backend DaskDistributedBackend with" in output
 

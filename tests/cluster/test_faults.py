@@ -23,13 +23,16 @@ import pytest
 from distributed import Client, LocalCluster
 from joblib import Parallel, delayed
 
+from joblib_distributed import DaskDistributedBackend
 from joblib_distributed.driver import batching, running
+from joblib_distributed.driver.cluster import Cluster
 from joblib_distributed.errors import (
     ClusterClosedError,
     NoWorkersError,
     TaskLostError,
     WorkerDiedError,
 )
+from joblib_distributed.options import Options
 from support.processes import CommandLineCluster
 from support.tasks import in_thread, mark, marks, wait_for_file
 from support.waiting import wait_until
@@ -323,6 +326,30 @@ def test_no_worker_from_the_start(empty_cluster: LocalCluster) -> None:
         wait_until(
             lambda: not empty_cluster.scheduler.tasks, 10, lambda: "the probe is left"
         )
+
+
+@pytest.mark.parametrize("n_jobs", [-2, -100])
+def test_no_worker_between_the_preparation_and_the_start_of_a_call(
+    own_client: Client, monkeypatch: pytest.MonkeyPatch, n_jobs: int
+) -> None:
+    """They may come back; with a limit of 0 nothing would ever be sent."""
+    lost = []
+    wait_for_threads = Cluster.wait_for_threads
+    start_call = DaskDistributedBackend.start_call
+
+    def threads_left(cluster: Cluster, options: Options) -> int:
+        return 0 if lost else wait_for_threads(cluster, options)
+
+    def start_without_workers(backend: DaskDistributedBackend) -> None:
+        lost.append(True)
+        start_call(backend)
+        lost.clear()
+
+    monkeypatch.setattr(Cluster, "wait_for_threads", threads_left)
+    monkeypatch.setattr(DaskDistributedBackend, "start_call", start_without_workers)
+    with joblib.parallel_config(backend="dask.distributed", client=own_client):
+        found = Parallel(n_jobs=n_jobs, timeout=10)(delayed(abs)(-i) for i in range(3))
+    assert found == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import multiprocessing
+import os
 import pickle
+import signal
 import sys
 import threading
 import time
@@ -245,6 +247,24 @@ def test_the_nanny_starts_its_worker_where_configured(own_cluster: LocalCluster)
             "Nanny.process.process._process._popen", "driver.embedded._let_it_be_killed"
         )
     assert "instantiate" in vars(Nanny)
+
+
+def test_a_worker_that_dies_leaves_no_queue(own_cluster: LocalCluster) -> None:
+    """Whose thread would keep semaphores until they are said to be leaked."""
+
+    def of_queues() -> set[threading.Thread]:
+        return {t for t in threading.enumerate() if t.name == "QueueFeederThread"}
+
+    before = of_queues()
+    nanny = next(iter(own_cluster.workers.values()))
+    pid = nanny.pid
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: nanny.pid not in (pid, None), 30, lambda: "no new worker")
+    wait_until(
+        lambda: len(of_queues()) <= len(before),
+        10,
+        lambda: because("Nanny._on_worker_exit_sync", "driver.embedded._LokyNanny"),
+    )
 
 
 def test_distributed_gives_up_workers(own_cluster: LocalCluster) -> None:

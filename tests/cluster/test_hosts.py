@@ -119,7 +119,7 @@ def test_each_host_receives_data_once(
         names = console.run(f"with backend(): result = asked(array, {calls})")
     assert names == sorted(host.namespace for host in cluster.hosts), shape
     assert console.run("result = joblib_distributed.traffic_of_last_call()") == [
-        *(SIZE, 0, SIZE, (len(cluster.hosts) - 1) * SIZE)
+        *(SIZE, 0, SIZE, (len(cluster.hosts) - 1) * SIZE, 0)
     ]
     assert SIZE <= traffic[0][1] <= SIZE + MORE
     assert all(SIZE <= received <= SIZE + MORE for received, _ in traffic[2:])

@@ -278,11 +278,13 @@ def test_modes_that_would_write_to_the_callers_data(mode: str, backend: object) 
         Parallel(mmap_mode=mode)([delayed(abs)(1), delayed(abs)(2)])
 
 
-def test_temp_folder(backend: object, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["", "to/be/created"])
+def test_temp_folder(backend: object, tmp_path: Path, name: str) -> None:
     array = numbers()
-    seen = Parallel(temp_folder=str(tmp_path))(delayed(look)(array) for _ in range(4))
+    folder = tmp_path / name
+    seen = Parallel(temp_folder=str(folder))(delayed(look)(array) for _ in range(4))
     assert_shared(seen, array)
-    assert {Path(s.file).parent for s in seen} == {tmp_path / FOLDER}
+    assert {Path(s.file).parent for s in seen} == {folder / FOLDER}
 
 
 # ------------------------------------------------------------------------------- results
@@ -505,11 +507,22 @@ def test_traffic_is_printed(
         for name, text in said._asdict().items()
     }
     expected = [
-        f"[Parallel(n_jobs=-1)]: 1.2 MB of large data shared, {found} of it found "
-        "present, 0.0 MB sent by the driver, 0.0 MB between hosts."
+        "[Parallel(n_jobs=-1)]: 1.2 MB of large data shared through the store of this "
+        f"host, which its workers map ({found} of it found present); to others 0.0 MB "
+        "sent by the driver, 0.0 MB between hosts; 0.0 MB of results came through the "
+        "store."
         for found in ("0.0 MB", "1.2 MB")
     ]
     assert lines == {"out": [], "err": [], **({place: expected} if place else {})}
+
+
+def test_traffic_of_large_results_alone(
+    backend: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = Parallel(verbose=10)(delayed(np.ones)(150_000) for _ in range(4))
+    returned = sum(array.nbytes for array in found)
+    assert traffic_of_last_call() == Traffic(returned=returned)
+    assert "; 4.8 MB of results came through the store.\n" in capsys.readouterr().err
 
 
 # -------------------------------------------------------------------------- what is left

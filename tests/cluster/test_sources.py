@@ -19,7 +19,7 @@ from distributed import Client, LocalCluster, get_worker
 from joblib import Parallel, delayed
 
 from joblib_distributed import get_client
-from joblib_distributed.driver import embedded
+from joblib_distributed.driver import embedded, sources
 from joblib_distributed.errors import SchedulerUnreachableError
 from support.processes import CommandLineCluster
 from support.tasks import in_thread
@@ -76,6 +76,8 @@ def test_connection_that_is_refused() -> None:
         ("localhost", "port"),
         ("localhost:none", "port"),
         ("nowhere://localhost:1", "nowhere"),
+        ("127.0.0.1:99999", "port 99999 is not between 1 and 65535"),
+        ("tcp://localhost:0", "port 0 is not between 1 and 65535"),
         ("no-such-host.invalid:8786", ""),
     ],
 )
@@ -114,6 +116,32 @@ def test_an_address_that_accepts_and_never_answers(
         f"No dask scheduler could be reached at scheduler_host={host!r}: what accepts "
         "connections there has not answered within 1 seconds as a dask scheduler does. "
     )
+
+
+@pytest.mark.usefixtures("no_thread_left")
+def test_it_is_said_that_an_address_is_tried(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sources, "PATIENT_SILENCE", 0.0)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+    ):
+        host = f"127.0.0.1:{silent.getsockname()[1]}"
+        refusal_of(host)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(
+        f"[joblib_distributed]: no dask scheduler has answered at {host!r}"
+    )
+    assert "tried for 1 seconds in all" in line
+    assert "distributed.comm.timeouts.connect" in line
+
+
+def test_nothing_is_said_of_an_address_that_answers(
+    command_line_cluster: CommandLineCluster, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sources._check_answers(command_line_cluster.address)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.usefixtures("no_thread_left")

@@ -7,7 +7,6 @@ import math
 import pytest
 
 from joblib_distributed.data.outcome import (
-    NOT_RUN,
     Kind,
     Missing,
     Outcome,
@@ -44,6 +43,8 @@ from joblib_distributed.errors import (
     TaskLostError,
     WorkerDiedError,
 )
+
+NOT_RUN = not_run(1)
 
 
 def task(index: int, name: str = "f") -> PackedTask:
@@ -1376,17 +1377,17 @@ def test_stranded_attempt_is_given_up_after_the_timeout() -> None:
     tasks = dispatch(call, 2, 1)
     renew(call, 1)
     states = {key(3): "no-worker", key(2): "processing"}
-    assert call.handle(Looked(100, states, 4, constrained=True)) == []
-    assert call.handle(Looked(109.9, states, 4, constrained=True)) == []
-    release, failed = call.handle(Looked(110, states, 4, constrained=True))
+    assert call.handle(Looked(3, states, 4, constrained=True)) == []
+    assert call.handle(Looked(9.9, states, 4, constrained=True)) == []
+    release, failed = call.handle(Looked(10, states, 4, constrained=True))
     assert release == Release([key(3)])
     assert isinstance(failed, DeliverError)
     assert (failed.delivery, failed.task) == (0, tasks[0])
     assert type(failed.error) is NoWorkersError
     assert str(failed.error) == (
-        "Task 0 (f) found no worker for 10 seconds: the cluster has 4 threads, but none "
-        "that the options workers= and resources= allow. Correct them, or start such a "
-        "worker."
+        "Task 0 (f) found no worker for 10 seconds (wait_for_workers_timeout=10): the "
+        "cluster has 4 threads, but none that the options workers= and resources= allow. "
+        "Correct them, or start such a worker."
     )
     assert call.in_flight == {key(2)}
 
@@ -1397,9 +1398,10 @@ def test_stranded_attempt_that_any_worker_might_take() -> None:
     renew(call, 1)
     _, failed = call.handle(Looked(1, {key(2): "no-worker"}, 4, constrained=False))
     assert message(failed) == (
-        "Task 0 (f) found no worker for 0 seconds: the cluster has 4 threads, but takes "
-        "no tasks: its workers are probably paused, which dask does when their memory is "
-        "nearly full. Give them more memory, or the call smaller tasks."
+        "Task 0 (f) found no worker for 0 seconds (wait_for_workers_timeout=0): the "
+        "cluster has 4 threads, but takes no tasks: its workers are probably paused, "
+        "which dask does when their memory is nearly full. Give them more memory, or the "
+        "call smaller tasks."
     )
 
 
@@ -1413,8 +1415,8 @@ def test_cluster_without_threads_strands_every_attempt(constrained: bool) -> Non
     assert [type(i) for i in instructions] == [Release, DeliverError] * 2
     assert [i.task for i in instructions if isinstance(i, DeliverError)] == tasks
     assert message(instructions[1]) == (
-        "Task 0 (f) found no worker for 2.5 seconds: the cluster has no worker left. "
-        "Start workers, or raise wait_for_workers_timeout."
+        "Task 0 (f) found no worker for 2.5 seconds (wait_for_workers_timeout=2.5): the "
+        "cluster has no worker left. Start workers, or raise that option."
     )
     assert call.undelivered == 0
 
@@ -1428,6 +1430,62 @@ def test_attempt_that_finds_a_worker_is_not_stranded_any_more() -> None:
     assert call.handle(Looked(10, {key(2): "no-worker"}, 4)) == []
     assert call.handle(Looked(19, {key(2): "no-worker"}, 4)) == []
     assert len(call.handle(Looked(20, {key(2): "no-worker"}, 4))) == 2
+
+
+def looked(
+    now: float, states: dict[str, str | None], threads: int, sent: float
+) -> Looked:
+    return Looked(now, states, threads, sent_at=dict.fromkeys(states, sent))
+
+
+def given_up_at(call: Call, looks: list[Looked]) -> float | None:
+    """Return the time of the look at which the call gives up."""
+    for look in looks:
+        if any(isinstance(i, DeliverError) for i in call.handle(look)):
+            return look.now
+    return None
+
+
+def test_time_without_a_worker_counts_from_when_it_was_sent_first() -> None:
+    """Not from the looks, which come later; nor from when it was sent anew."""
+    call = new_call(stranded_timeout=10)
+    dispatch(call, 1)
+    call.handle(looked(103, {key(1): "no-worker"}, 4, sent=100))
+    later = [looked(now, {key(2): "no-worker"}, 4, sent=103) for now in (106, 109, 110)]
+    assert given_up_at(call, later) == 110
+
+
+def test_what_is_sent_once_more_for_another_reason_counts_anew() -> None:
+    call = new_call(stranded_timeout=10)
+    dispatch(call, 1)
+    call.handle(looked(103, {key(1): "no-worker"}, 4, sent=100))
+    call.handle(looked(106, {key(2): "processing"}, 4, sent=103))
+    call.handle(AttemptLost(key(2)))
+    later = [looked(now, {key(3): "no-worker"}, 4, sent=107) for now in (110, 116, 117)]
+    assert given_up_at(call, later) == 117
+
+
+def test_time_without_a_worker_counts_from_when_the_cluster_had_threads() -> None:
+    call = new_call(stranded_timeout=10)
+    dispatch(call, 1)
+    call.handle(looked(101, {}, 4, sent=100))
+    call.handle(looked(102, {}, 4, sent=100))
+    states = {key(1): "processing"}
+    later = [looked(now, states, 0, sent=100) for now in (103, 110, 111, 112)]
+    assert given_up_at(call, later) == 112
+
+
+@pytest.mark.parametrize(("threads", "state"), [(0, "queued"), (4, "no-worker")])
+def test_time_with_a_worker_does_not_count(threads: int, state: str) -> None:
+    """However long ago it was sent."""
+    call = new_call(stranded_timeout=10)
+    dispatch(call, 1)
+    renew(call, 1)
+    call.handle(looked(103, {key(2): "processing"}, 4, sent=100))
+    later = [
+        looked(now, {key(2): state}, threads, sent=100) for now in (1000, 1009, 1010)
+    ]
+    assert given_up_at(call, later) == 1010
 
 
 def test_threads_that_come_back_end_the_stranding() -> None:

@@ -20,7 +20,6 @@ from hypothesis.stateful import (
 )
 
 from joblib_distributed.data.outcome import (
-    NOT_RUN,
     Kind,
     Missing,
     Outcome,
@@ -63,6 +62,7 @@ from joblib_distributed.errors import (
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 STRANDED_TIMEOUT = 10.0
+NOT_RUN = not_run(1)
 
 #: Small enough for what they bound to be reached in a few steps.
 LOOKS_BEFORE_NEVER_ARRIVED = 3
@@ -126,6 +126,8 @@ class ModelTask:
     along: bool = False
     #: Whether it was sent anew because no worker took it.
     renewed: bool = False
+    #: Since when, until it is sent anew, if it was the first of its attempt.
+    stranded_since: float | None = None
     worker: str = ""
     #: Whether its value has arrived.
     done: bool = False
@@ -158,6 +160,7 @@ class ModelAttempt:
     tasks: list[ModelTask]
     #: Of each task, the row that it was sent in.
     rows: list[int]
+    sent_at: float
     arrived: bool = False
     unknown: int = 0
     stranded_since: float | None = None
@@ -203,6 +206,8 @@ class LedgerMachine(RuleBasedStateMachine):
             self.policy.record(1, known, 0)
         self.call = Call("c", limit, retries, STRANDED_TIMEOUT, self.policy)
         self.now = 0.0
+        #: When the cluster was last seen with threads.
+        self.threads_at = -math.inf
         self.over = False
         self.tasks: list[ModelTask] = []
         #: Tasks of each delivery, in their order.
@@ -279,7 +284,9 @@ class LedgerMachine(RuleBasedStateMachine):
         else:
             assert send.box == self.policy.patience
         numbers = [number for number, row in enumerate(rows) for _ in row]
-        self.in_flight[send.key] = ModelAttempt(tasks, numbers)
+        attempt = ModelAttempt(tasks, numbers, self.now)
+        attempt.stranded_since, tasks[0].stranded_since = tasks[0].stranded_since, None
+        self.in_flight[send.key] = attempt
 
     def tasks_of(self, row: Tasks) -> list[ModelTask]:
         """Find what was sent, or delivered, in the model."""
@@ -553,6 +560,8 @@ class LedgerMachine(RuleBasedStateMachine):
             Supplied("unknown" if key in self.held else key, "late", along=True),
         ]
         assert self.call.handle(events[kind]) == []
+        if isinstance(events[kind], Looked):
+            self.threads_at = self.now
 
     @precondition(lambda self: self.in_flight)
     @rule(
@@ -575,14 +584,24 @@ class LedgerMachine(RuleBasedStateMachine):
         states = data.draw(st.dictionaries(keys, state, min_size=1))
         for _ in range(times):
             self.now += passed
-            self.look_once(Looked(self.now, states, threads, constrained))
+            sent_at = {key: a.sent_at for key, a in self.in_flight.items()}
+            self.look_once(Looked(self.now, states, threads, constrained, sent_at))
 
     def look_once(self, looked: Looked) -> None:
         gone = []
+        threads_at = self.threads_at
+        if looked.threads:
+            self.threads_at = self.now
         for key, said in looked.states.items():
             attempt = self.in_flight.get(key)
             if attempt is None:
                 continue
+            if said != "no-worker" and looked.threads:
+                attempt.stranded_since = None
+            elif attempt.stranded_since is None:
+                attempt.stranded_since = self.now if attempt.arrived else attempt.sent_at
+                if not looked.threads:
+                    attempt.stranded_since = max(attempt.stranded_since, threads_at)
             attempt.arrived = attempt.arrived or said is not None
             attempt.unknown = attempt.unknown + 1 if said in (None, "erred") else 0
             if attempt.unknown >= attempt.patience:
@@ -595,15 +614,13 @@ class LedgerMachine(RuleBasedStateMachine):
                 gone.append(key)
                 for task in attempt.tasks:
                     task.renewed, task.worker = True, ""
+                attempt.tasks[0].stranded_since = attempt.stranded_since
                 self.lose_attempt(attempt)
-            elif said == "no-worker" or looked.threads == 0:
-                if attempt.stranded_since is None:
-                    attempt.stranded_since = self.now
-                if self.now - attempt.stranded_since >= STRANDED_TIMEOUT:
-                    gone.append(key)
-                    self.strand_attempt(attempt, looked)
-            else:
-                attempt.stranded_since = None
+            elif attempt.stranded_since is not None and (
+                self.now - attempt.stranded_since >= STRANDED_TIMEOUT
+            ):
+                gone.append(key)
+                self.strand_attempt(attempt, looked)
         instructions = self.feed(looked)
         released = [i.keys for i in instructions if isinstance(i, Release)]
         assert released == [[key] for key in gone]

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joblib_distributed.data.outcome import NOT_RUN, Kind, Outcome, not_run
+from joblib_distributed.data.outcome import Kind, Outcome, not_run
 from joblib_distributed.data.tasks import PackedTask, PlainTasks, Tasks
 from joblib_distributed.driver.entries import Delivery, Entry, Waiting, matched
+
+NOT_RUN = not_run(1)
 
 
 def packed(index: int) -> PackedTask:
@@ -23,7 +25,7 @@ def plain(index: int, size: int) -> PlainTasks:
 
 
 #: A delivery like any other.
-SOME = Delivery(0, [])
+SOME = Delivery(0, 0)
 
 
 def entry(tasks: Tasks, delivery: Delivery = SOME) -> Entry:
@@ -49,7 +51,7 @@ def spans(entries: Iterable[Entry]) -> list[tuple[int, int]]:
 
 # ------------------------------------------------------------------------------ delivery
 def test_a_delivery_knows_how_many_tasks_have_no_value() -> None:
-    delivery = Delivery(3, [packed(0), plain(1, 5), packed(6)])
+    delivery = Delivery(3, 7)
     assert delivery.left == 7
     delivery.put(plain(2, 3), value(3))
     assert delivery.left == 4
@@ -58,7 +60,7 @@ def test_a_delivery_knows_how_many_tasks_have_no_value() -> None:
 
 
 def test_values_of_a_delivery_are_in_the_order_of_its_tasks() -> None:
-    delivery = Delivery(0, [packed(10), plain(11, 4)])
+    delivery = Delivery(0, 5)
     given = {
         13: (plain(13, 2), Outcome(Kind.VALUE, 0.1, b"c", plain=2)),
         10: (packed(10), Outcome(Kind.VALUE, 0.2, b"a")),
@@ -79,7 +81,7 @@ def test_all_of_an_entry_is_the_entry() -> None:
 
 
 def test_a_part_goes_its_own_way() -> None:
-    delivery = Delivery(5, [])
+    delivery = Delivery(5, 0)
     whole = Entry(plain(3, 4), delivery, 2, losses=1, misses=3, worker="there")
     part = whole.part(1, 2)
     assert part == Entry(plain(4, 2), delivery, 2, losses=1, misses=3, worker="there")
@@ -284,7 +286,7 @@ def test_what_is_bound_is_not_merged(bound: dict[str, object]) -> None:
 
 
 def test_what_nobody_wants_is_not_taken() -> None:
-    unwanted = Delivery(1, [])
+    unwanted = Delivery(1, 0)
     waiting = Waiting(lambda one: one.delivery is not unwanted)
     waiting.append([entry(packed(0)), entry(packed(1), unwanted)])
     waiting.append([entry(plain(2, 5), unwanted)])
@@ -298,7 +300,7 @@ def test_what_nobody_wants_is_not_taken() -> None:
 
 
 def test_what_nobody_wants_leaves_its_place_to_others() -> None:
-    unwanted = Delivery(1, [])
+    unwanted = Delivery(1, 0)
     waiting = Waiting(lambda one: one.delivery is not unwanted)
     waiting.append([entry(plain(0, 5), unwanted), entry(packed(5))])
     waiting.append([entry(plain(6, 5), unwanted)])
@@ -312,7 +314,7 @@ def test_what_nobody_wants_leaves_its_place_to_others() -> None:
 
 
 def test_what_is_bound_and_unwanted_binds_nobody() -> None:
-    unwanted = Delivery(1, [])
+    unwanted = Delivery(1, 0)
     waiting = Waiting(lambda one: one.delivery is not unwanted)
     waiting.append([Entry(packed(0), unwanted, 0, along=True), entry(packed(1))])
     waiting.append(singles(2))

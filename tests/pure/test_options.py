@@ -16,7 +16,7 @@ from joblib_distributed.errors import (
     OptionTypeError,
     OptionValueError,
 )
-from joblib_distributed.options import NAMES, Options, check_names
+from joblib_distributed.options import NAMES, Memory, Options, check_names
 
 DEFAULTS = {
     "client": None,
@@ -456,3 +456,16 @@ def test_what_the_user_said_of_workers_goes_before_a_preference(
 ) -> None:
     options = Options(**keywords)
     assert options.preferring(worker) is options
+
+
+def test_a_folder_of_joblibs_is_made_whole_where_it_is_named(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    for folder in ("here", pathlib.Path("here"), tmp_path / "here"):
+        assert Memory.of({"temp_folder": folder}).temp_folder == str(tmp_path / "here")
+    there = str(tmp_path / "home" / "there")
+    assert Memory.of({"temp_folder": "~/there"}).temp_folder == there
+    assert Memory.of({"temp_folder": None}).temp_folder is None
+    assert Memory.of({}).temp_folder is None

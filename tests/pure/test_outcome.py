@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from joblib_distributed.data.outcome import (
-    NOT_RUN,
     Kind,
     Missing,
     Outcome,
@@ -37,6 +36,7 @@ from joblib_distributed.errors import (
 )
 
 WORKER = "tcp://127.0.0.1:1234 (pid 5)"
+NOT_RUN = not_run(1)
 
 
 def brought(error: BaseException, stage: Stage = Stage.RUN) -> Exception:
@@ -345,16 +345,29 @@ def test_recursion_error_arrives() -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="notes came with Python 3.11")
-def test_error_of_unpacking_has_a_note() -> None:
-    arrived = brought(ModuleNotFoundError("No module named 'x'"), Stage.UNPACK)
+@pytest.mark.parametrize(
+    ("stage", "failed"),
+    [(Stage.UNPACK, "could not be unpickled"), (Stage.RUN, "failed")],
+)
+def test_error_of_a_module_that_is_missing_has_a_note(stage: Stage, failed: str) -> None:
+    """Which is the last that the user sees."""
+    arrived = brought(ModuleNotFoundError("No module named 'x'"), stage)
     assert type(arrived) is ModuleNotFoundError
     expected = (
-        f"Task 3 (f) could not be unpickled on worker {WORKER}: "
-        "builtins.ModuleNotFoundError: No module named 'x'. If a module is missing, "
-        "install it on every worker, in the version used here."
+        f"Task 3 (f) {failed} on worker {WORKER}: builtins.ModuleNotFoundError: No "
+        "module named 'x'. If a module is missing, install it on every worker, in the "
+        "version used here; one of your own can also be put on the workers' PYTHONPATH, "
+        "or sent with dask's client.upload_file."
     )
     assert arrived.__notes__ == [expected]  # type: ignore[attr-defined]
     assert str(arrived.__cause__).startswith(f"\n{expected}\n\nTraceback ")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="notes came with Python 3.11")
+def test_any_error_of_unpacking_has_a_note() -> None:
+    (note,) = brought(ValueError("text"), Stage.UNPACK).__notes__  # type: ignore[attr-defined]
+    assert "could not be unpickled on worker" in note
+    assert "ValueError: text" in note
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="notes came with Python 3.11")

@@ -378,8 +378,7 @@ def first_of(*args: Any, **kwargs: Any) -> Any:
 
 def read(packer: Packer, *items: object) -> list[Tasks]:
     """Do with tasks what the driver does, in one batch."""
-    start = packer.count
-    return packer.gather(start, [packer.read(item) for item in items])
+    return packer.gather([packer.read(item) for item in items])
 
 
 def read_after_two(*items: object) -> list[Tasks]:
@@ -494,12 +493,12 @@ def test_neighbours_of_two_functions_are_two_rows() -> None:
     packer = Packer()
     read(packer, *[task_of(double, 0)] * 2)
     doubles = [packer.read(task_of(double, i)) for i in range(2)]
-    read(packer, *[task_of(abs, 0)] * 2)
-    rows = [packer.read(task_of(abs, i)) for i in (-1, -2, -3)]
-    gathered = packer.gather(0, [*doubles, *rows])
-    assert spans(gathered) == [(0, 2), (2, 3)]
-    assert [tasks.name for tasks in gathered] == ["double", "abs"]
-    assert run_all(gathered) == [0, 2, 1, 2, 3]
+    # `abs` is plain from its third task on.
+    rows = [packer.read(task_of(abs, i)) for i in (-1, -2, -3, -4, -5)]
+    gathered = packer.gather([*doubles, *rows])
+    assert spans(gathered) == [(2, 2), (4, 0), (5, 0), (6, 3)]
+    assert [tasks.name for tasks in gathered] == ["double", "abs", "abs", "abs"]
+    assert run_all(gathered) == [0, 2, 1, 2, 3, 4, 5]
 
 
 def test_many_functions_are_plain_one_after_the_other() -> None:
@@ -514,7 +513,7 @@ def test_many_functions_are_plain_one_after_the_other() -> None:
     assert run_all(gathered) == [10 + i for i in range(2 * REMEMBERED) for _ in range(4)]
     # Also when the first of them, long forgotten, comes again.
     items = [packer.read(task_of(functions[0], 20)) for _ in range(3)]
-    again = packer.gather(8 * REMEMBERED, items)
+    again = packer.gather(items)
     assert [tasks.plain for tasks in again] == [0, 0, 1]
     assert run_all(again) == [20] * 3
 
@@ -525,7 +524,7 @@ def test_packer_remembers_only_the_last_functions_that_were_plain() -> None:
     for i in range(5 * REMEMBERED):
         function = eval(f"lambda x: {i}")
         items = [packer.read(task_of(function, 0)) for _ in range(3)]
-        assert run_all(packer.gather(3 * i, items)) == [i] * 3
+        assert run_all(packer.gather(items)) == [i] * 3
     assert len(packer._plains) <= REMEMBERED
 
 
@@ -541,9 +540,9 @@ def test_indices_are_right_when_plain_and_packed_alternate() -> None:
 def test_indices_go_on_in_the_next_batch() -> None:
     packer = Packer()
     items = [packer.read(task_of(first_of, a)) for a in (0, 1, 2, 3, 4, [5], 6)]
-    assert spans(packer.gather(0, items[:4])) == [(0, 0), (1, 0), (2, 2)]
-    assert spans(packer.gather(4, items[4:])) == [(4, 1), (5, 0), (6, 1)]
-    assert spans(packer.gather(7, [])) == []
+    assert spans(packer.gather(items[:4])) == [(0, 0), (1, 0), (2, 2)]
+    assert spans(packer.gather(items[4:])) == [(4, 1), (5, 0), (6, 1)]
+    assert spans(packer.gather([])) == []
 
 
 def test_plain_neighbours_have_what_their_function_is_made_of() -> None:

@@ -22,7 +22,6 @@ from joblib_distributed.data import host
 from joblib_distributed.data.buffers import name_of
 from joblib_distributed.data.host import HostStore, host_store
 from joblib_distributed.data.outcome import (
-    NOT_RUN,
     Kind,
     Missing,
     Outcome,
@@ -58,6 +57,7 @@ from support.hostile import Harm, OnPickle, OnUnpickle
 from support.tasks import in_thread
 
 CONTEXT = pack(CallContext(SequentialBackend(nesting_level=1), None, None))
+NOT_RUN = not_run(1)
 WORKER = f"(no worker) (pid {os.getpid()})"
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -763,6 +764,33 @@ def test_what_fits_nowhere_is_private_and_said_once(
         stores.put_result(stores.owner, memoryview(half(1)))
     assert bytes(kept.view) == half(0)
     stores.close()
+
+
+# ---------------------------------------------------------------- the folder of the user
+@pytest.mark.parametrize("option", ["temp_folder", "JOBLIB_TEMP_FOLDER"])
+def test_a_folder_that_the_user_names_is_created(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As joblib does it."""
+    folder = str(tmp_path / "home" / "to" / "be" / "created")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("JOBLIB_TEMP_FOLDER", "~/to/be/created")
+    given = folder if option == "temp_folder" else None
+    assert list(host._parents(given)) == [folder]
+    assert os.path.isdir(folder)
+
+
+def test_a_folder_that_cannot_be_created_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    folder = str(tmp_path / "file" / "below")
+    monkeypatch.setenv("JOBLIB_TEMP_FOLDER", str(tmp_path))
+    with pytest.warns(UserWarning, match="temp_folder='.*' does not exist and cannot be"):
+        assert list(host._parents(folder)) == [str(tmp_path)]
+    monkeypatch.setenv("JOBLIB_TEMP_FOLDER", folder)
+    with pytest.warns(UserWarning, match="JOBLIB_TEMP_FOLDER='.*' does not exist and"):
+        assert tempfile.gettempdir() in list(host._parents(None))
 
 
 # ------------------------------------------------------------------- copied in pieces

@@ -176,13 +176,31 @@ def host_store(temp_folder: str | None = None) -> HostStore:
 
 
 def _parents(temp_folder: str | None) -> Iterator[str]:
-    for folder in (temp_folder, os.environ.get("JOBLIB_TEMP_FOLDER")):
-        if folder and os.path.isdir(folder):
-            yield folder
+    for option, folder in (
+        ("temp_folder", temp_folder),
+        ("JOBLIB_TEMP_FOLDER", os.environ.get("JOBLIB_TEMP_FOLDER")),
+    ):
+        if folder and _has_made(option, os.path.expanduser(folder)):
+            yield os.path.expanduser(folder)
             return
     if os.path.isdir("/dev/shm"):
         yield "/dev/shm"
     yield tempfile.gettempdir()
+
+
+def _has_made(option: str, folder: str) -> bool:
+    """Create a folder that the user named, as joblib does, if it does not exist."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        warnings.warn(
+            f"{option}={folder!r} does not exist and cannot be created: {error}. Large "
+            "data is kept in /dev/shm, or in the folder for temporary files, instead. "
+            "Name a local folder that exists, or that you may create.",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def _warn_once(reason: str) -> None:

@@ -97,12 +97,9 @@ class Report(NamedTuple):
     outcomes: list[Outcome]
 
 
-NOT_RUN = Outcome(Kind.NOT_RUN, 0.0)
-
-
 def not_run(count: int) -> Outcome:
     """Return the outcome of so many neighbours that were not begun."""
-    return NOT_RUN._replace(plain=count)
+    return Outcome(Kind.NOT_RUN, 0.0, plain=count)
 
 
 def pack_plain(values: Sequence[object], duration: float) -> Outcome:
@@ -301,7 +298,7 @@ def _rebuild_users(failure: Failure, index: int, function: str) -> Exception:
 
 def _annotate(error: Exception, failure: Failure, index: int, function: str) -> None:
     """Say on the exception itself what its own text cannot."""
-    if failure.stage is Stage.UNPACK:
+    if failure.stage is Stage.UNPACK or _lacks_module(failure):
         # Notes came with Python 3.11, and a class of the user's may refuse them.
         with contextlib.suppress(Exception):
             error.add_note(  # type: ignore[attr-defined]
@@ -309,14 +306,22 @@ def _annotate(error: Exception, failure: Failure, index: int, function: str) -> 
             )
 
 
+def _lacks_module(failure: Failure) -> bool:
+    return failure.type_name == "builtins.ModuleNotFoundError"
+
+
 def _story(
     failure: Failure, index: int, function: str, with_traceback: bool = True
 ) -> str:
-    if failure.stage is Stage.UNPACK:
+    if failure.stage is Stage.UNPACK or _lacks_module(failure):
+        unpacking = failure.stage is Stage.UNPACK
         story = (
-            f"Task {index} ({function}) could not be unpickled on worker "
+            f"Task {index} ({function}) "
+            f"{'could not be unpickled' if unpacking else 'failed'} on worker "
             f"{failure.worker}: {failure.type_name}: {failure.text}. If a module is "
-            "missing, install it on every worker, in the version used here."
+            "missing, install it on every worker, in the version used here; one of your "
+            "own can also be put on the workers' PYTHONPATH, or sent with dask's "
+            "client.upload_file."
         )
     else:
         story = f"Task {index} ({function}) failed on worker {failure.worker}."

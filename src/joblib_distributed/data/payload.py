@@ -182,7 +182,9 @@ class Packer:
         self._known: _Recent[int, tuple[object, bytes, bytes, Shared]] = _Recent()
         # By digest, so that equal functions share their bytes.
         self._packed: _Recent[bytes, bytes] = _Recent()
+        # Tasks read; of these, put together for a batch.
         self._count = 0
+        self._gathered = 0
         # The stateless function packed last; and, once that was twice in a row, the one
         # whose plain tasks are left as they are. A lambda made for each task never is.
         self._last: object = self
@@ -217,28 +219,32 @@ class Packer:
                     return item
         return self.pack_task(item)
 
-    def gather(self, index: int, items: Sequence[Any]) -> list[Tasks]:
-        """Put together plain tasks among what `read` returned, from `index` on."""
+    def gather(self, items: Sequence[Any]) -> list[Tasks]:
+        """Put together plain tasks among what `read` returned next."""
         gathered: list[Tasks] = []
         for function, group in itertools.groupby(items, _left_as_it_is):
             if function is None:
                 packed = list(group)
-                assert packed[0].index == index, "tasks are gathered as they were read"
+                assert packed[0].index == self._gathered, (
+                    "tasks are gathered as they were read"
+                )
                 gathered.extend(packed)
-                index += len(packed)
+                self._gathered += len(packed)
             else:
                 calls = list(map(_arguments_of, group))
                 plain = self._plains[function][1]
-                gathered.append(dataclasses.replace(plain, index=index, calls=calls))
-                index += len(calls)
+                gathered.append(
+                    dataclasses.replace(plain, index=self._gathered, calls=calls)
+                )
+                self._gathered += len(calls)
         if len(self._plains) > REMEMBERED:
-            self._forget_plains(index)
+            self._forget_plains()
         return gathered
 
-    def _forget_plains(self, gathered: int) -> None:
+    def _forget_plains(self) -> None:
         """Forget functions all of whose tasks have been gathered."""
         for function, read in list(self._read_by.items()):
-            if read <= gathered:
+            if read <= self._gathered:
                 del self._plains[function], self._read_by[function]
 
     def pack_task(self, item: object) -> PackedTask:

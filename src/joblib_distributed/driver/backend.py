@@ -367,7 +367,7 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
     def _tell(self, traffic: Traffic) -> None:
         note_end(traffic)
         verbose = getattr(self.parallel, "verbose", 0)
-        if verbose >= VERBOSE_TRAFFIC and traffic.shared:
+        if verbose >= VERBOSE_TRAFFIC and any(traffic):
             # Where joblib itself writes to.
             stream = sys.stdout if verbose >= VERBOSE_TO_STDOUT else sys.stderr
             stream.write(f"[{self.parallel}]: {traffic}.\n")

@@ -195,7 +195,7 @@ class BatchPolicy:
             return 0
         if self.is_belief:  # they may be long this time, and wait for each other
             return max(1, int(min(full, -(-waiting // max(1, self.threads - in_flight)))))
-        mean = self._seconds / self._tasks
+        mean = self.mean or 0.0
         if in_flight >= self.threads and waiting * mean < LEAST:
             return 0
         least = min(LEAST / mean, waiting) if mean > 0 else waiting

@@ -13,6 +13,7 @@ joblib_distributed.driver.running : feeds the events and carries out the instruc
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -97,6 +98,8 @@ class Call:
         self._stranded_timeout = stranded_timeout
         self._sent = 0
         self._over = False
+        # When a look last found that the cluster has threads.
+        self._threads_at = -math.inf
         # Whether an attempt that was given up may be running all the same.
         self._strays = False
         # Why nothing can be sent any more, if that is how the call ended.
@@ -208,7 +211,9 @@ class Call:
         key = f"{batch_name(entry.tasks for entry in entries)}-{self.name}-{self._sent}"
         race = {key} if race is None else race
         race.add(key)
-        self._in_flight[key] = Attempt(entries, solo, race=race)
+        since = entries[0].stranded_since
+        self._in_flight[key] = Attempt(entries, solo, race=race, stranded_since=since)
+        entries[0].stranded_since = None
         tasks = [entry.tasks for entry in entries]
         along = any(entry.along for entry in entries)
         box = None if self._policy is None else self._policy.patience
@@ -238,7 +243,7 @@ class Call:
 
     # ------------------------------------------------------------------------- events
     def _on_dispatched(self, event: Dispatched) -> Iterable[Instruction]:
-        delivery = Delivery(event.delivery, event.tasks)
+        delivery = Delivery(event.delivery, sum(tasks.size for tasks in event.tasks))
         self._deliveries[event.delivery] = delivery
         self._waiting.append(
             [Entry(tasks, delivery, self._retries) for tasks in event.tasks]
@@ -372,6 +377,7 @@ class Call:
             attempt = self._in_flight.get(key)
             if attempt is None:
                 continue
+            self._note_stranded(key, attempt, event)
             attempt.arrived = attempt.arrived or state is not None
             attempt.unknown = attempt.unknown + 1 if state in (None, "erred") else 0
             if attempt.unknown >= attempt.patience:
@@ -383,19 +389,29 @@ class Call:
                 # was meant for, and at no other; a fresh one may go anywhere.
                 for entry in attempt.entries:
                     entry.renewed, entry.worker = True, ""
+                attempt.entries[0].stranded_since = attempt.stranded_since
                 yield from self._on_lost(AttemptLost(key))
-            elif self._is_stranded(attempt, state, event):
+            elif attempt.stranded_since is not None and (
+                event.now - attempt.stranded_since >= self._stranded_timeout
+            ):
                 yield from self._give_up_stranded(key, event)
             elif key in event.silent:
                 yield from self._race(attempt, event.silent)
+        if event.threads:
+            self._threads_at = event.now
 
-    def _is_stranded(self, attempt: Attempt, state: str | None, look: Looked) -> bool:
-        if state != "no-worker" and look.threads > 0:
+    def _note_stranded(self, key: str, attempt: Attempt, look: Looked) -> None:
+        """Keep since when an attempt has had no worker: to a second, and never too long.
+
+        The first look finds what is so since it was sent, or the cluster had threads.
+        """
+        if look.states[key] != "no-worker" and look.threads > 0:
             attempt.stranded_since = None
-            return False
-        if attempt.stranded_since is None:
-            attempt.stranded_since = look.now
-        return look.now - attempt.stranded_since >= self._stranded_timeout
+        elif attempt.stranded_since is None:
+            since = look.now if attempt.arrived else look.sent_at.get(key, look.now)
+            if not look.threads:
+                since = max(since, self._threads_at)
+            attempt.stranded_since = since
 
     def _give_up_stranded(self, key: str, look: Looked) -> Iterable[Instruction]:
         attempt = self._in_flight.pop(key)

@@ -15,7 +15,7 @@ import math
 import pickle
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import distributed
@@ -375,15 +375,17 @@ class Cluster:
         if self.is_embedded:
             embedded.restore(self.client.cluster)
 
-    def look(self, keys: Iterable[str], options: Options, post: Post) -> None:
+    def look(self, sent_at: Mapping[str, float], options: Options, post: Post) -> None:
         """Ask the scheduler what it knows of attempts; post `Looked` if it answers."""
-        self.client.loop.add_callback(self._look, list(keys), options, post)
+        self.client.loop.add_callback(self._look, sent_at, options, post)
 
-    async def _look(self, keys: list[str], options: Options, post: Post) -> None:
+    async def _look(
+        self, sent_at: Mapping[str, float], options: Options, post: Post
+    ) -> None:
         try:
-            states = await self.client.scheduler.get_task_status(keys=keys)
+            states = await self.client.scheduler.get_task_status(keys=list(sent_at))
             threads = await self.client.nthreads()
-            silent = await self._silent_attempts(keys, options.frozen_after)
+            silent = await self._silent_attempts(sent_at, options.frozen_after)
         except (AttributeError, KeyError, OSError, RuntimeError):
             # No answer now: the connection's own end is noticed elsewhere.
             return
@@ -395,10 +397,10 @@ class Cluster:
             if not options.is_constrained:
                 states = {k: None if s is None else "waiting" for k, s in states.items()}
         now = time.monotonic()
-        post(Looked(now, states, total, options.is_constrained, silent))
+        post(Looked(now, states, total, options.is_constrained, sent_at, silent))
 
     async def _silent_attempts(
-        self, keys: Sequence[str], timeout: float
+        self, keys: Collection[str], timeout: float
     ) -> frozenset[str]:
         """Return those of these that workers have which have stopped reporting."""
         heartbeats = self._known.heartbeats

@@ -36,12 +36,29 @@ _SETTING = "distributed.worker.multiprocessing-method"
 class _LokyNanny(Nanny):  # type: ignore[misc]
     """A nanny that starts its worker by loky's method."""
 
+    #: By which the worker's process is told to stop.
+    _stop_queue: Any = None
+
     async def instantiate(self) -> Any:
         return await _Configured(
             super().instantiate(),
             {_SETTING: START_METHOD},
-            functools.partial(_let_it_be_killed, self),
+            self._after_step,
         )
+
+    def _after_step(self) -> None:
+        _let_it_be_killed(self)
+        queue = getattr(self.process, "child_stop_q", None)
+        self._stop_queue = queue or self._stop_queue
+
+    def _on_worker_exit_sync(self, exitcode: int) -> None:
+        # dask closes it only when it stops the worker itself. The thread of one of loky's
+        # keeps it otherwise, until at the exit of this process they all let go of their
+        # semaphores, and those that are too late count as leaked.
+        if self._stop_queue is not None:
+            self._stop_queue.close()
+            self._stop_queue = None
+        super()._on_worker_exit_sync(exitcode)
 
 
 def _let_it_be_killed(nanny: Nanny) -> None:

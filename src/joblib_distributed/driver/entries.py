@@ -19,14 +19,10 @@ class Delivery:
     """Tasks whose results joblib wants together, through one callback."""
 
     number: int
-    tasks: Sequence[Tasks]
     #: How many of them have no value yet.
-    left: int = dataclasses.field(init=False)
+    left: int
     #: Values so far, with the tasks that gave them, by the index of the first of these.
     _values: dict[int, tuple[Tasks, Outcome]] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.left = sum(tasks.size for tasks in self.tasks)
 
     def put(self, tasks: Tasks, value: Outcome) -> None:
         """Take note of what some of the tasks gave."""
@@ -53,8 +49,10 @@ class Entry:
     losses: int = 0
     #: How often it was given up on its way.
     never_arrived: int = 0
-    #: Whether it was sent anew because no worker took it.
+    #: Whether it was sent anew because no worker took it; and until it is sent, since
+    #: when none did.
     renewed: bool = False
+    stranded_since: float | None = None
     #: How often a host lacked its buffers.
     misses: int = 0
     #: Whether its buffers are to be sent along.
@@ -96,7 +94,7 @@ class Attempt:
     unknown: int = 0
     #: Keys of this and of all that carry the same tasks, if it is raced.
     race: set[str] = dataclasses.field(default_factory=set)
-    #: When the scheduler was first seen without a worker for it, on the looks' clock.
+    #: Since when the scheduler has had no worker for it, on the looks' clock.
     stranded_since: float | None = None
 
     @property

@@ -71,6 +71,9 @@ class Looked:
     threads: int
     #: Whether the options of the call say which workers may run its tasks.
     constrained: bool = False
+    #: When each attempt was sent, on the clock of `now`; or later, if not that much is
+    #: known.
+    sent_at: Mapping[str, float] = dataclasses.field(default_factory=dict)
     #: Attempts that workers have which have stopped reporting.
     silent: frozenset[str] = frozenset()
 

@@ -45,9 +45,8 @@ class Intake:
         self.inputs = Inputs(compute)
         least = None if sharing is None else sharing.least
         self._packer = Packer(least, self._put, scatter, self.inputs.position_of)
-        # Number of tasks taken; of those read by then, and by the end of joblib's last
-        # slice; bytes of large buffers put since.
-        self._taken = 0
+        # Number of tasks read by the last batch, and by the end of joblib's last slice;
+        # bytes of large buffers put since.
         self._read = self._sliced = 0
         self._stored = 0
 
@@ -81,8 +80,7 @@ class Intake:
 
     def take(self, items: Sequence[object]) -> list[Tasks]:
         """Return tasks that joblib hands over, as `read` returned them."""
-        tasks = self._packer.gather(self._taken, items)
-        self._taken += len(items)
+        tasks = self._packer.gather(items)
         read, self._read = self._packer.count - self._read, self._packer.count
         if self._policy is not None and read:
             self._policy.note_read(read, self._stored)

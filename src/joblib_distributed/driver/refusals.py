@@ -69,6 +69,16 @@ def no_scheduler(host: str, error: BaseException) -> SchedulerUnreachableError:
     )
 
 
+def still_trying(address: str, timeout: float) -> str:
+    """Return what is said while an address is tried that does not answer."""
+    return (
+        f"[joblib_distributed]: no dask scheduler has answered at {address!r} yet; it is "
+        f"tried for {timeout:g} seconds in all, then given up with an error. To end that "
+        "sooner, press Ctrl-C, or before the call use "
+        "dask.config.set({'distributed.comm.timeouts.connect': '5s'})."
+    )
+
+
 def looks_like_path(host: str) -> bool:
     """Whether a ``scheduler_host`` is meant to be the path of a scheduler file."""
     return "://" not in host and ("/" in host or "\\" in host or host.endswith(".json"))

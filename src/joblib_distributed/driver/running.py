@@ -58,12 +58,11 @@ from joblib_distributed.driver.traffic import Traffic
 from joblib_distributed.options import Options
 from joblib_distributed.worker.interrupt import shielded
 
-#: Seconds between two looks at the scheduler. A worker that joins is used, and a closed
-#: client noticed, within about this. A guess; a look costs two small messages.
+#: Seconds between two looks at the scheduler, two small messages each: in which a worker
+#: that joins is used, and a closed client noticed. A guess.
 LOOK_INTERVAL = 1.0
 
-#: Seconds without news after which the scheduler is asked about an attempt. A guess:
-#: long against the way of a batch to the scheduler.
+#: Seconds without news after which it is asked about an attempt, at most. A guess.
 QUIET = 2.0
 
 #: Seconds that `RunningCall.cancel` may keep the user waiting so that workers are told.
@@ -391,8 +390,12 @@ class RunningCall:
             self._cluster.report_closed(self._events.put)
             return
         self._cluster.restore()
-        quiet = [key for key, at in self._sent_at.items() if now - at > QUIET]
-        self._cluster.look(quiet, self._options, self._events.put)
+        # What no worker takes is looked at, sent anew, and looked at again. What was long
+        # before is not known: this process may have been stopped.
+        quiet = min(QUIET, self._options.wait_for_workers_timeout / 3)
+        known = now - quiet - 2 * LOOK_INTERVAL
+        sent_at = {k: max(t, known) for k, t in self._sent_at.items() if now - t > quiet}
+        self._cluster.look(sent_at, self._options, self._events.put)
 
     # ------------------------------------------------------------------- delivery thread
     def _run_deliveries(self) -> None:
@@ -405,6 +408,7 @@ class RunningCall:
 
     def deliver(self, callback: Callback, result: Deliver | DeliverError) -> None:
         """Unpack a delivery and hand it to joblib."""
+        self.intake.tally.note_delivered(result)
         unpacked = unpack(result)
         self._carrying_back(lambda: callback(unpacked))
 

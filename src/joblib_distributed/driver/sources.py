@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import socket
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable
@@ -28,6 +29,10 @@ from distributed.comm.addressing import parse_address, parse_host_port
 from joblib_distributed.driver import embedded, refusals
 from joblib_distributed.driver.cluster import Cluster
 from joblib_distributed.options import Options
+
+#: Seconds of trying to connect after which it is said. A guess: far above what one takes
+#: that is there.
+PATIENT_SILENCE = 3.0
 
 _own_lock = threading.Lock()
 #: Clients that we made and close, by process and by what they connect to.
@@ -193,6 +198,9 @@ def _check_address(address: str) -> None:
     scheme, _, location = address.rpartition("://")
     if scheme in ("", "tcp", "tls"):
         host, port = parse_host_port(location)
+        # A port beyond is taken for another one by some systems, and tried by dask.
+        if not 0 < port < 2**16:
+            raise ValueError(f"port {port} is not between 1 and 65535")
         socket.getaddrinfo(host, port)
 
 
@@ -229,6 +237,10 @@ def _check_answers(address: str) -> None:
             answered.set_exception(error)
 
     threading.Thread(target=ask, name="joblib-distributed-connect", daemon=True).start()
+    concurrent.futures.wait([answered], PATIENT_SILENCE)
+    if not answered.done():
+        # Where joblib itself writes to; there is no `Parallel` yet, nor its `verbose`.
+        print(refusals.still_trying(address, timeout), file=sys.stderr, flush=True)
     try:
         answered.result()
     except (asyncio.TimeoutError, concurrent.futures.TimeoutError):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import NamedTuple
+
+from joblib_distributed.driver.events import Deliver, DeliverError
 
 
 class Traffic(NamedTuple):
@@ -20,12 +23,16 @@ class Traffic(NamedTuple):
     by_driver: int = 0
     #: Sent by hosts that had buffers to hosts that lacked them.
     by_hosts: int = 0
+    #: In results that workers of the driver's host left in the store for it.
+    returned: int = 0
 
     def __str__(self) -> str:
-        shared, found, by_driver, by_hosts = (f"{n / 1e6:.1f} MB" for n in self)
+        shared, found, by_driver, by_hosts, returned = (f"{n / 1e6:.1f} MB" for n in self)
         return (
-            f"{shared} of large data shared, {found} of it found present, {by_driver} "
-            f"sent by the driver, {by_hosts} between hosts"
+            f"{shared} of large data shared through the store of this host, which its "
+            f"workers map ({found} of it found present); to others {by_driver} sent by "
+            f"the driver, {by_hosts} between hosts; {returned} of results came through "
+            "the store"
         )
 
 
@@ -54,6 +61,13 @@ class Tally:
         with self._lock:
             self._add(by_driver=by_driver, by_hosts=by_hosts)
 
+    def note_delivered(self, result: Deliver | DeliverError) -> None:
+        """Note what of the values of a delivery was fetched from the store."""
+        outcomes = result.outcomes if isinstance(result, Deliver) else ()
+        buffers = itertools.chain.from_iterable(one.buffers for one in outcomes)
+        with self._lock:
+            self._add(returned=sum(b.nbytes for b in buffers if not isinstance(b, str)))
+
     def _add(self, **more: int) -> None:
         now = self._traffic._asdict()
         self._traffic = Traffic(**{k: n + more.get(k, 0) for k, n in now.items()})
@@ -73,8 +87,8 @@ def traffic_of_last_call() -> Traffic:
     Returns
     -------
     Traffic
-        Bytes shared, found present, sent by the driver, and sent between hosts. All 0
-        before the first call.
+        Bytes shared, found present, sent by the driver, sent between hosts, and returned
+        through the store. All 0 before the first call.
     """
     traffic: Traffic = getattr(_ended, "traffic", Traffic())
     return traffic

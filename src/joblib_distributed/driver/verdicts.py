@@ -73,11 +73,8 @@ def no_worker(task: Tasks, look: Looked, timeout: float) -> JoblibDistributedErr
             "Give them more memory, or the call smaller tasks"
         )
     else:
-        reason = (
-            "the cluster has no worker left. Start workers, or raise "
-            "wait_for_workers_timeout"
-        )
+        reason = "the cluster has no worker left. Start workers, or raise that option"
     return NoWorkersError(
         f"Task {task.index} ({task.name}) found no worker for "
-        f"{timeout:g} seconds: {reason}."
+        f"{timeout:g} seconds (wait_for_workers_timeout={timeout:g}): {reason}."
     )
