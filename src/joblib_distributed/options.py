@@ -39,6 +39,9 @@ class Options:
         Objects that many tasks take as arguments: each is pickled once for the call.
     retries : int
         How often a task that raised an exception is tried again.
+    deaths_allowed : int
+        How many workers a task may take with it, one after the other while it runs
+        alone, before it fails.
     priority : float
         dask's priority of the call's tasks; higher runs first. Nested calls run
         one step higher than their parents.
@@ -69,6 +72,7 @@ class Options:
     threads_per_worker: int | None = None
     scatter: Sequence[Any] = ()
     retries: int = 0
+    deaths_allowed: int = 3
     priority: float = 0
     resources: Mapping[str, float] | None = None
     workers: str | Sequence[str] | None = None
@@ -84,6 +88,7 @@ class Options:
             "threads_per_worker", self.threads_per_worker, least=1, optional=True
         )
         _check_count("retries", self.retries, least=0)
+        _check_count("deaths_allowed", self.deaths_allowed, least=0)
         _check_number("priority", self.priority, least=float("-inf"))
         _check_number("wait_for_workers_timeout", self.wait_for_workers_timeout)
         _check_number("frozen_after", self.frozen_after)
@@ -99,7 +104,7 @@ class Options:
             )
         object.__setattr__(self, "scatter", tuple(scatter))
         # Plain numbers, also of numpy's: dask sends them in messages.
-        for name in ("n_workers", "threads_per_worker", "retries"):
+        for name in ("n_workers", "threads_per_worker", "retries", "deaths_allowed"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else int(value))
         object.__setattr__(self, "priority", float(self.priority))

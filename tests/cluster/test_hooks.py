@@ -84,6 +84,19 @@ def test_joblib_dispatches_more(backend: Client) -> None:
     assert list(results) == [None] * 12
 
 
+@pytest.mark.parametrize(
+    ("return_as", "is_ordered"),
+    [("list", True), ("generator", True), ("generator_unordered", False)],
+)
+def test_joblib_says_whether_results_come_in_order(
+    return_as: str, is_ordered: bool
+) -> None:
+    found = joblib_hooks.returns_in_order(Parallel(return_as=return_as))
+    assert found is is_ordered, because(
+        "Parallel.return_ordered", "joblib_hooks.returns_in_order"
+    )
+
+
 @pytest.mark.parametrize("return_as", ["list", "generator", "generator_unordered"])
 def test_joblib_goes_on_as_soon_as_results_arrive(
     backend: Client,

@@ -35,6 +35,7 @@ from joblib_distributed.driver.events import (
     Send,
     Supplied,
     Supply,
+    Withhold,
 )
 from joblib_distributed.errors import (
     ClusterClosedError,
@@ -1067,9 +1068,9 @@ def test_poison_is_failed_by_name_and_its_neighbours_are_delivered() -> None:
     assert (failed.error.index, failed.error.function) == (1, "f")
     assert str(failed.error) == (
         "Task 1 (f) killed the worker processes that ran it, also when it ran alone: 4 "
-        "workers died in turn. The likely causes are a crash in native code, os._exit, "
-        "or more memory than the worker may use. Run this task by itself to see, or "
-        "give workers more memory."
+        "workers died in turn. That is more than deaths_allowed=0. The likely causes "
+        "are a crash in native code, os._exit, or more memory than the worker may use. "
+        "Run this task by itself to see, or give workers more memory."
     )
     assert call.handle(finished(6, value(2))) == [
         Deliver(2, [tasks[2]], [value(2)]),
@@ -1077,9 +1078,8 @@ def test_poison_is_failed_by_name_and_its_neighbours_are_delivered() -> None:
     ]
 
 
-def test_solo_deaths_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "SOLO_DEATHS_ALLOWED", 2)
-    call = new_call()
+def test_deaths_allowed() -> None:
+    call = Call("c", None, 0, 10, deaths_allowed=2)
     (only,) = dispatch(call, 1)
     for number in (1, 2, 3):
         assert call.handle(AttemptKilled(key(number), "")) == [
@@ -1089,6 +1089,58 @@ def test_solo_deaths_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [type(i) for i in call.handle(AttemptKilled(key(4), ""))] == [
         Release,
         DeliverError,
+    ]
+
+
+def test_each_death_counts_and_the_limit_is_named() -> None:
+    call = Call("c", None, 0, 10, deaths_allowed=6)
+    (only,) = dispatch(call, 1)
+    for number in (1, 2):
+        assert call.handle(AttemptKilled(key(number), "", deaths=4)) == [
+            Release([key(number)]),
+            alone(number + 1, only),
+        ]
+    release, failed = call.handle(AttemptKilled(key(3), "It died.", deaths=4))
+    assert release == Release([key(3)])
+    assert isinstance(failed, DeliverError)
+    assert "It died. That is more than deaths_allowed=6." in str(failed.error)
+
+
+def test_a_withheld_error_leaves_the_others_of_its_delivery() -> None:
+    call = new_call()
+    call.withholds = True
+    bad, good = dispatch(call, 2)[:2]
+    call.handle(AttemptKilled(key(1), ""))
+    release, withhold, sent = call.handle(AttemptKilled(key(2), "It died."))
+    assert release == Release([key(2)])
+    assert isinstance(withhold, Withhold)
+    assert isinstance(withhold.error, WorkerDiedError)
+    assert withhold.error.index == bad.index
+    assert sent == alone(3, good)
+    assert call.handle(finished(3, value(good.index))) == [
+        Deliver(0, [good], [value(good.index)]),
+        Release([key(3)]),
+    ]
+    assert call.undelivered == 0
+
+
+def test_a_delivery_of_nothing_but_withheld_errors_is_empty() -> None:
+    call = new_call()
+    call.withholds = True
+    dispatch(call, 1)
+    call.handle(AttemptKilled(key(1), ""))
+    _, withhold, delivered = call.handle(AttemptKilled(key(2), ""))
+    assert isinstance(withhold, Withhold)
+    assert delivered == Deliver(0, [], [])
+
+
+def test_other_errors_are_not_withheld() -> None:
+    call = new_call()
+    call.withholds = True
+    (only,) = dispatch(call, 1)
+    assert call.handle(finished(1, error(0))) == [
+        DeliverError(0, only, error(0)),
+        Release([key(1)]),
     ]
 
 

@@ -267,6 +267,7 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
             sharing=self._sharing(cluster),
             policy=BatchPolicy(limit or threads) if auto else None,
             depth=self.depth,
+            withholds=not joblib_hooks.returns_in_order(self.parallel),
         )
         self._call.believes = joblib_hooks.returns_list(self.parallel)
         if joblib_hooks.grows_with_n_jobs(self.parallel):
@@ -276,7 +277,8 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         joblib_hooks.forget_leftovers(self.parallel)
         intake = self._call.intake
         joblib_hooks.pack_when_read(self.parallel, intake.read, intake.note_slice)
-        joblib_hooks.wait_for_results(self.parallel, self._call.arrived)
+        arrived, withheld = self._call.arrived, self._call.withheld
+        joblib_hooks.wait_for_results(self.parallel, arrived, withheld)
 
     def _sharing(self, cluster: Cluster) -> Sharing | None:
         """Share large data unless workers were found not to see this host's store."""

@@ -41,6 +41,7 @@ from joblib_distributed.driver.events import (
     Send,
     Supplied,
     Supply,
+    Withhold,
 )
 from joblib_distributed.driver.keys import batch_name
 from joblib_distributed.errors import ClusterError, JoblibDistributedError
@@ -57,10 +58,6 @@ LOSSES_ALLOWED = 100
 #: before it is sent with them. Each time is one host's first, or a transfer has failed,
 #: or a host has room for too little and evicts them again. A guess.
 MISSES_ALLOWED = 10
-
-#: How often a task that is alone may be killed with its worker. The scheduler itself
-#: tries such a task on `allowed-failures` + 1 workers, 4 by default, before it says so.
-SOLO_DEATHS_ALLOWED = 0
 
 
 class Call:
@@ -81,6 +78,8 @@ class Call:
         Seconds after which an attempt that no worker can take is given up.
     policy : BatchPolicy, optional
         Says what is put in one batch; by default, what joblib hands over together.
+    deaths_allowed : int
+        How many workers a task that runs alone may take with it.
     """
 
     def __init__(
@@ -90,12 +89,16 @@ class Call:
         retries: int,
         stranded_timeout: float,
         policy: BatchPolicy | None = None,
+        deaths_allowed: int = 0,
     ) -> None:
         self.name = name
         self.limit = limit
         self._policy = policy
+        #: Whether a task that kills its worker fails alone, after all others of the call.
+        self.withholds = False
         self._retries = retries
         self._stranded_timeout = stranded_timeout
+        self._deaths_allowed = deaths_allowed
         self._sent = 0
         self._over = False
         # When a look last found that the cluster has threads.
@@ -221,13 +224,9 @@ class Call:
         alone = solo and len(race) == 1
         return Send(key, tasks, alone, along, entries[0].worker, box)
 
-    def _is_raced(self, attempt: Attempt) -> bool:
-        """Whether another attempt carries the tasks of one that has ended."""
-        return not attempt.race.isdisjoint(self._in_flight)
-
     def _win(self, attempt: Attempt) -> Iterable[Instruction]:
         """Give up those that race with an attempt whose outcomes are here."""
-        others = sorted(attempt.race & self._in_flight.keys())
+        others = attempt.rivals(self._in_flight)
         for key in others:
             del self._in_flight[key]
         if others:
@@ -236,7 +235,7 @@ class Call:
 
     def _race(self, attempt: Attempt, silent: frozenset[str]) -> Iterable[Instruction]:
         """Send what a worker that has fallen silent was given to another, too."""
-        if all(key in silent for key in attempt.race & self._in_flight.keys()):
+        if silent.issuperset(attempt.rivals(self._in_flight)):
             for entry in attempt.entries:
                 entry.worker = ""
             yield self._attempt(attempt.entries, attempt.solo, attempt.race)
@@ -332,24 +331,30 @@ class Call:
         if attempt is None:
             return
         yield Release([event.key])
-        if self._is_raced(attempt):
+        if attempt.rivals(self._in_flight):
             return
         if not attempt.solo:
             self._suspects.extend(e for one in attempt.entries for e in one.singles())
             return
         (entry,) = attempt.entries
-        entry.solo_deaths += 1
-        if entry.solo_deaths <= SOLO_DEATHS_ALLOWED:
+        entry.solo_deaths += event.deaths
+        if entry.solo_deaths <= self._deaths_allowed:
             self._put_back([entry], suspect=True)
         elif entry.delivery.number in self._deliveries:
-            yield self._fail(entry, verdicts.worker_died(entry.tasks, event.detail))
+            died = verdicts.worker_died(entry.tasks, event.detail, self._deaths_allowed)
+            if not self.withholds:
+                yield self._fail(entry, died)
+                return
+            yield Withhold(died)
+            entry.delivery.left -= entry.tasks.size
+            yield from self._deliver_if_complete(entry.delivery)
 
     def _on_lost(self, event: AttemptLost) -> Iterable[Instruction]:
         attempt = self._in_flight.pop(event.key, None)
         if attempt is None:
             return
         yield Release([event.key])
-        if self._is_raced(attempt):
+        if attempt.rivals(self._in_flight):
             return
         self._strays = True
         again = []
@@ -366,7 +371,7 @@ class Call:
         if attempt is None:
             return
         yield Release([event.key])
-        if self._is_raced(attempt):
+        if attempt.rivals(self._in_flight):
             return
         for entry in attempt.entries:
             if entry.delivery.number in self._deliveries:
@@ -377,7 +382,7 @@ class Call:
             attempt = self._in_flight.get(key)
             if attempt is None:
                 continue
-            self._note_stranded(key, attempt, event)
+            attempt.note_stranded(key, event, self._threads_at)
             attempt.arrived = attempt.arrived or state is not None
             attempt.unknown = attempt.unknown + 1 if state in (None, "erred") else 0
             if attempt.unknown >= attempt.patience:
@@ -400,24 +405,11 @@ class Call:
         if event.threads:
             self._threads_at = event.now
 
-    def _note_stranded(self, key: str, attempt: Attempt, look: Looked) -> None:
-        """Keep since when an attempt has had no worker: to a second, and never too long.
-
-        The first look finds what is so since it was sent, or the cluster had threads.
-        """
-        if look.states[key] != "no-worker" and look.threads > 0:
-            attempt.stranded_since = None
-        elif attempt.stranded_since is None:
-            since = look.now if attempt.arrived else look.sent_at.get(key, look.now)
-            if not look.threads:
-                since = max(since, self._threads_at)
-            attempt.stranded_since = since
-
     def _give_up_stranded(self, key: str, look: Looked) -> Iterable[Instruction]:
         attempt = self._in_flight.pop(key)
         yield Release([key])
         self._strays = True
-        if self._is_raced(attempt):
+        if attempt.rivals(self._in_flight):
             return
         for entry in attempt.entries:
             if entry.delivery.number in self._deliveries:

@@ -281,7 +281,10 @@ class Cluster:
             packed = await self.client.gather(future, asynchronous=True)
             event: Event = _finished(key, unpack_report(packed), sharing)
         except KilledWorker as error:
-            event = AttemptKilled(key, refusals.describe_death(error))
+            code = embedded.exit_code_of(error.last_worker.address)
+            ended = "" if code is None else refusals.describe_exit(code)
+            detail = refusals.describe_death(error, ended)
+            event = AttemptKilled(key, detail, error.allowed_failures + 1)
         except Exception as error:
             # An error of the task is one, also if it looks like one of a connection.
             if future.status != "error" and isinstance(error, _CONNECTION_ERRORS):

@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -31,6 +32,20 @@ START_METHOD = "loky"
 CLOSE_TIMEOUT = 10.0
 
 _SETTING = "distributed.worker.multiprocessing-method"
+
+
+#: How many ends of workers are remembered. A guess: they are asked for at once.
+REMEMBERED = 100
+
+_exit_codes: OrderedDict[str, int] = OrderedDict()
+
+
+def exit_code_of(address: str) -> int | None:
+    """Return how the process of an embedded worker ended: ``-n`` by signal ``n``.
+
+    None if it is not known.
+    """
+    return _exit_codes.get(address)
 
 
 class _LokyNanny(Nanny):  # type: ignore[misc]
@@ -58,6 +73,11 @@ class _LokyNanny(Nanny):  # type: ignore[misc]
         if self._stop_queue is not None:
             self._stop_queue.close()
             self._stop_queue = None
+        address = getattr(self.process, "worker_address", None)
+        if address:
+            _exit_codes[address] = exitcode
+            while len(_exit_codes) > REMEMBERED:
+                _exit_codes.popitem(last=False)
         super()._on_worker_exit_sync(exitcode)
 
 

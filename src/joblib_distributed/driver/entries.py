@@ -8,10 +8,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
 from joblib_distributed.data.outcome import Kind, Outcome, not_run
 from joblib_distributed.data.tasks import Tasks
+from joblib_distributed.driver.events import Looked
 
 
 @dataclasses.dataclass
@@ -43,7 +44,7 @@ class Entry:
     delivery: Delivery
     #: How often it may still be tried again after an exception of its own.
     retries_left: int
-    #: How often the engine gave it up while it was the call's only running task.
+    #: How many workers died with it while it was the call's only running task.
     solo_deaths: int = 0
     #: How often the engine forgot it.
     losses: int = 0
@@ -96,6 +97,31 @@ class Attempt:
     race: set[str] = dataclasses.field(default_factory=set)
     #: Since when the scheduler has had no worker for it, on the looks' clock.
     stranded_since: float | None = None
+
+    def note_stranded(self, key: str, look: Looked, threads_at: float) -> None:
+        """Keep since when it has had no worker: to a second, and never too long.
+
+        The first look finds what is so since it was sent, or the cluster had threads.
+
+        Parameters
+        ----------
+        key : str
+            Its own.
+        look : Looked
+        threads_at : float
+            When the cluster was last seen with threads.
+        """
+        if look.states[key] != "no-worker" and look.threads > 0:
+            self.stranded_since = None
+        elif self.stranded_since is None:
+            since = look.now if self.arrived else look.sent_at.get(key, look.now)
+            if not look.threads:
+                since = max(since, threads_at)
+            self.stranded_since = since
+
+    def rivals(self, in_flight: Container[str]) -> list[str]:
+        """Return the attempts in flight that carry the same tasks, if it is not."""
+        return sorted(key for key in self.race if key in in_flight)
 
     @property
     def is_new(self) -> bool:

@@ -41,6 +41,8 @@ class AttemptKilled:
     key: str
     #: What is known of the last worker, for people.
     detail: str
+    #: How many workers died.
+    deaths: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +162,13 @@ class DeliverError:
 
 
 @dataclasses.dataclass(frozen=True)
+class Withhold:
+    """Have an error raised after all results; its task's delivery is made without it."""
+
+    error: JoblibDistributedError
+
+
+@dataclasses.dataclass(frozen=True)
 class Release:
     """Tell the engine to forget these attempts."""
 
@@ -171,4 +180,4 @@ class Interrupt:
     """Stop whatever of the call is running on a worker."""
 
 
-Instruction = Send | Supply | Deliver | DeliverError | Release | Interrupt
+Instruction = Send | Supply | Deliver | DeliverError | Withhold | Release | Interrupt

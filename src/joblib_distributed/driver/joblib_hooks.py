@@ -13,9 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import joblib.parallel
+from joblib.parallel import BatchCompletionCallBack
 
-#: The ``status`` of a callback of joblib's that has not been called.
+#: The ``status`` of a callback of joblib's that has not been called, and of one that is
+#: to raise.
 _PENDING = getattr(joblib.parallel, "TASK_PENDING", "Pending")
+_ERROR = getattr(joblib.parallel, "TASK_ERROR", "Error")
 
 #: Seconds that the user's thread waits at most before it looks around: a timeout may be
 #: over, or somebody want to interrupt it. A guess; joblib itself looks every 0.01 s.
@@ -118,20 +121,33 @@ def returns_list(parallel: Any) -> bool:
     return not getattr(parallel, "return_generator", True)
 
 
-def wait_for_results(parallel: Any, arrived: threading.Event) -> None:
+def returns_in_order(parallel: Any) -> bool:
+    """Whether a `Parallel` returns results in the order of their tasks.
+
+    Rests on ``Parallel.return_ordered`` (joblib 1.5 to 1.6).
+    """
+    return bool(getattr(parallel, "return_ordered", True))
+
+
+def wait_for_results(
+    parallel: Any, arrived: threading.Event, withheld: list[Exception]
+) -> None:
     """Have a `Parallel` go on as soon as results have arrived.
 
     joblib looks for them every 10 ms, which is longer than a short call takes.
 
     Rests on ``Parallel._wait_retrieval()`` being asked before each of these pauses, on
     ``_jobs``, ``return_ordered`` and ``_aborting``, and on the ``status`` of callbacks
-    (joblib 1.5 to 1.6); without them, joblib pauses.
+    (joblib 1.5 to 1.6); without them, joblib pauses. For errors withheld, as
+    `carry_back`, and on ``status`` and ``_result`` of callbacks being what they raise.
 
     Parameters
     ----------
     parallel : joblib.Parallel
     arrived : threading.Event
         Set after each of joblib's callbacks.
+    withheld : list of Exception
+        To be raised after all results; may grow until the last is here.
     """
     has_more = getattr(type(parallel), "_wait_retrieval", None)
     if has_more is None:
@@ -143,12 +159,21 @@ def wait_for_results(parallel: Any, arrived: threading.Event) -> None:
             # between ends the wait.
             arrived.clear()
             goes_on = bool(has_more(parallel))
+            while not goes_on and withheld:
+                _raise_at_last(parallel, withheld.pop(0))
             if not goes_on or not _would_pause(parallel):
                 return goes_on
             if not arrived.wait(LONGEST_PAUSE) and parallel.timeout is not None:
                 return True  # joblib pauses, and looks whether the time is over
 
     parallel._wait_retrieval = wait
+
+
+def _raise_at_last(parallel: Any, error: Exception) -> None:
+    """Have joblib raise an error when it has returned all results that are here."""
+    tracker = BatchCompletionCallBack(0, 1, parallel)
+    tracker.status, tracker._result = _ERROR, error
+    parallel._jobs.append(tracker)
 
 
 def _would_pause(parallel: Any) -> bool:

@@ -5,6 +5,7 @@ Pure: makes errors of ours from what `driver.cluster` found.
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Any
 
@@ -119,12 +120,20 @@ def asynchronous(client: object) -> AsynchronousClientError:
     )
 
 
-def describe_death(error: Any) -> str:
-    """Put a `distributed.scheduler.KilledWorker` in words."""
+def describe_death(error: Any, ended: str = "") -> str:
+    """Put a `distributed.scheduler.KilledWorker` in words, and how the process ended."""
     return (
         f"{error.allowed_failures + 1} workers died in turn, the last one "
-        f"{error.last_worker.address}."
+        f"{error.last_worker.address}{ended and f' ({ended})'}."
     )
+
+
+def describe_exit(code: int) -> str:
+    """Put the exit code of a process in words; negative, it is that of a signal."""
+    try:
+        return f"exit code {code}" if code >= 0 else f"{signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"
 
 
 def check_answer(address: str, answer: object) -> bool:

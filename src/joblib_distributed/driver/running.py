@@ -18,6 +18,7 @@ import functools
 import itertools
 import math
 import queue
+import sys
 import threading
 import time
 import uuid
@@ -47,6 +48,7 @@ from joblib_distributed.driver.events import (
     Send,
     Supplied,
     Supply,
+    Withhold,
 )
 from joblib_distributed.driver.intake import Intake
 from joblib_distributed.driver.joblib_hooks import Callback
@@ -106,6 +108,8 @@ class RunningCall:
         See `Call`.
     depth : int
         How many calls of ours are around it.
+    withholds : bool
+        Whether tasks that kill their workers are told of after all others.
     """
 
     def __init__(
@@ -119,6 +123,7 @@ class RunningCall:
         sharing: Sharing | None = None,
         policy: BatchPolicy | None = None,
         depth: int = 0,
+        withholds: bool = False,
     ) -> None:
         self.id = uuid.uuid4().hex
         #: None if batches are to be as joblib hands them over.
@@ -137,7 +142,9 @@ class RunningCall:
             options.retries,
             options.wait_for_workers_timeout,
             policy,
+            options.deaths_allowed,
         )
+        self._ledger.withholds = withholds
         self._numbers = itertools.count()
         #: Whether tasks may be sent together because they were short in an earlier call;
         #: then one that ends at once may have to wait for another.
@@ -161,6 +168,8 @@ class RunningCall:
         self._cancelled = threading.Event()
         # Then joblib's `Parallel` may be about to run another call.
         self._is_over = False
+        #: Errors to be raised when all results have been delivered.
+        self.withheld: list[Exception] = []
         #: Set when joblib's callbacks have been called.
         self.arrived = threading.Event()
         self._threads_started: list[threading.Thread] = []
@@ -329,6 +338,11 @@ class RunningCall:
         elif isinstance(instruction, (Deliver, DeliverError)):
             callback = self._callbacks.pop(instruction.delivery)
             self._jobs.put(functools.partial(self.deliver, callback, instruction))
+        elif isinstance(instruction, Withhold):
+            # Before what it would have been delivered with.
+            self.withheld.append(instruction.error)
+            text = f"{instruction.error} It is raised after the other results.\n"
+            sys.stderr.write(f"joblib_distributed: {text}")
         elif isinstance(instruction, Supply):
             self._supply(instruction)
         elif isinstance(instruction, Release):
