@@ -211,7 +211,8 @@ def close_all() -> None:
     """Close every embedded cluster of this process."""
     with _lock:
         mine = [key for key in _clusters if key[0] == os.getpid()]
-        clusters = [_clusters.pop(key) for key in mine]
+        # The last one first: each leaves dask's log level as it has found it.
+        clusters = [_clusters.pop(key) for key in reversed(mine)]
     for cluster in clusters:
         _close(cluster)
 
