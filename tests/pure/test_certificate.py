@@ -112,14 +112,26 @@ def test_without_it_there_is_one_warning(without_cryptography: str) -> None:
         assert is_wanted(None) is False
 
 
-def test_without_it_whoever_insists_gets_an_error(without_cryptography: str) -> None:
-    with pytest.raises(OptionValueError) as caught:
-        is_wanted(True)
+REQUIRED = "distributed.comm.require-encryption"
+
+
+@pytest.mark.parametrize(
+    ("option", "required", "wanted"),
+    [
+        (True, False, "embedded_tls=True"),
+        (True, True, "embedded_tls=True"),
+        (None, True, f"dask's {REQUIRED}=True"),
+    ],
+)
+def test_without_it_whoever_insists_gets_an_error(
+    option: bool | None, required: bool, wanted: str, without_cryptography: str
+) -> None:
+    with dask.config.set({REQUIRED: required}), pytest.raises(OptionValueError) as caught:
+        is_wanted(option)
     assert str(caught.value) == (
-        "embedded_tls=True: a certificate cannot be made here: "
-        f"{without_cryptography}. Install the package cryptography (pip install "
-        "cryptography), or leave the option out where no other user of this machine is "
-        "to be feared."
+        f"{wanted}: a certificate cannot be made here: {without_cryptography}. Install "
+        "the package cryptography (pip install cryptography), or do not ask for one "
+        "where no other user of this machine is to be feared."
     )
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import datetime
 import warnings
 
+import dask
 from distributed import Security
 
 from joblib_distributed.errors import OptionValueError
@@ -24,6 +25,8 @@ from joblib_distributed.errors import OptionValueError
 _DAY = datetime.timedelta(days=1)
 
 _ROLES = ("scheduler", "worker", "client")
+
+_REQUIRED = "distributed.comm.require-encryption"
 
 _has_warned = False
 
@@ -39,11 +42,12 @@ def is_wanted(embedded_tls: bool | None) -> bool:
     if embedded_tls is False:
         return False
     why = _why_not()
-    if why and embedded_tls:
+    if why and (embedded_tls or dask.config.get(_REQUIRED, False)):
+        wanted = "embedded_tls=True" if embedded_tls else f"dask's {_REQUIRED}=True"
         raise OptionValueError(
-            f"embedded_tls=True: a certificate cannot be made here: {why}. Install the "
-            "package cryptography (pip install cryptography), or leave the option out "
-            "where no other user of this machine is to be feared."
+            f"{wanted}: a certificate cannot be made here: {why}. Install the package "
+            "cryptography (pip install cryptography), or do not ask for one where no "
+            "other user of this machine is to be feared."
         )
     if why:
         _warn_once(why)
