@@ -161,7 +161,7 @@ def totals_within(array: np.ndarray[Any, Any], number: int) -> list[tuple[float,
 
 
 def test_nested_calls(encrypted: Cluster) -> None:
-    array = numbers(1)
+    array = numbers(1001)
     total = float(array.sum())
     assert Parallel()(delayed(totals_within)(array, i) for i in range(3)) == [
         [(total + 10 * i + j, False) for j in range(4)] for i in range(3)
@@ -197,7 +197,7 @@ def named(
 @pytest.mark.usefixtures("named")
 def test_however_the_cluster_is_named() -> None:
     assert Parallel()(delayed(abs)(-i) for i in range(20)) == list(range(20))
-    array = numbers(2)
+    array = numbers(1002)
     total = float(array.sum())
     assert Parallel()(delayed(totals_within)(array, i) for i in range(3)) == [
         [(total + 10 * i + j, False) for j in range(4)] for i in range(3)
