@@ -35,6 +35,10 @@ class Options:
     n_workers, threads_per_worker : int, optional
         Size of the embedded cluster; used only when no other cluster is found.
         Default: one process per available core, one thread each.
+    embedded_tls : bool, optional
+        Whether the embedded cluster encrypts, and admits nobody but its own processes and
+        their driver. Default: yes, but where no certificate can be made it is plain, with
+        a warning; if true, that is an error.
     scatter : list or tuple, optional
         Objects that many tasks take as arguments: each is pickled once for the call.
     retries : int
@@ -70,6 +74,7 @@ class Options:
     scheduler_host: str | None = None
     n_workers: int | None = None
     threads_per_worker: int | None = None
+    embedded_tls: bool | None = None
     scatter: Sequence[Any] = ()
     retries: int = 0
     deaths_allowed: int = 3
@@ -87,6 +92,8 @@ class Options:
         _check_count(
             "threads_per_worker", self.threads_per_worker, least=1, optional=True
         )
+        if self.embedded_tls is not None:
+            _check_flag("embedded_tls", self.embedded_tls)
         _check_count("retries", self.retries, least=0)
         _check_count("deaths_allowed", self.deaths_allowed, least=0)
         _check_number("priority", self.priority, least=float("-inf"))

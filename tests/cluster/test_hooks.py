@@ -31,6 +31,7 @@ from joblib import Parallel, delayed
 from joblib.parallel import BatchCompletionCallBack, BatchedCalls
 
 from joblib_distributed.driver import embedded, joblib_hooks, latency, sources
+from joblib_distributed.driver.certificate import temporary_security
 from joblib_distributed.driver.cluster import Cluster
 from joblib_distributed.driver.latency import INTERVAL
 from support.tasks import in_thread, mark, marks, wait_for_file
@@ -283,6 +284,33 @@ def test_a_worker_that_dies_leaves_no_queue(own_cluster: LocalCluster) -> None:
 def test_distributed_gives_up_workers(own_cluster: LocalCluster) -> None:
     assert set(own_cluster.workers) == set(own_cluster.worker_spec), because(
         "SpecCluster.workers", "driver.embedded.restore"
+    )
+
+
+def test_a_scheduler_is_told_where_to_keep_files(tmp_path: Path) -> None:
+    before = list(sys.path)
+    with LocalCluster(
+        n_workers=0,
+        host="127.0.0.1",
+        dashboard_address=None,
+        scheduler_kwargs={"local_directory": str(tmp_path)},
+    ) as cluster:
+        folder = cluster.scheduler.local_directory
+        assert Path(folder).is_relative_to(tmp_path), because(
+            "Scheduler(local_directory=)", "driver.embedded._start"
+        )
+        assert folder in sys.path, (
+            "dask does not look for modules where it keeps files any more: the reason "
+            "for driver.embedded._scratch_folder is gone"
+        )
+    sys.path[:] = before
+
+
+def test_security_takes_text_for_files() -> None:
+    security = temporary_security()
+    context = security.get_connection_args("client")["ssl_context"]
+    assert context.cert_store_stats()["x509"] == 1, because(
+        "Security(tls_ca_file=)", "driver.certificate.temporary_security"
     )
 
 

@@ -16,7 +16,13 @@ import numpy as np
 import pytest
 
 from joblib_distributed.data import payload
-from joblib_distributed.data.buffers import Apart, name_of, pack_apart, unpack_apart
+from joblib_distributed.data.buffers import (
+    Apart,
+    name_of,
+    pack_apart,
+    unpack_apart,
+    unseal,
+)
 from joblib_distributed.data.payload import (
     PROTOCOL,
     REMEMBERED,
@@ -244,9 +250,10 @@ def test_scattered_objects_are_packed_once() -> None:
     assert second.shared is NOTHING_SHARED
     assert second.function_shared.references == References((), 0, (1,))
     assert len(packer.scattered) == 2
-    packed, shared = packer.scattered[1]
+    packed, shared, sealed = packer.scattered[1]
     assert pickle.loads(packed).content == "model"
     assert shared is NOTHING_SHARED
+    assert sealed == b""
 
 
 def test_a_large_scattered_object_is_a_buffer() -> None:
@@ -254,11 +261,12 @@ def test_a_large_scattered_object_is_a_buffer() -> None:
     array = Counted([np.arange(1000, dtype="u1"), b"y" * 2000])
     packer = Packer(1000, keep, [text, array])
     packer.pack_task(task_of(double, text, array))
-    packed, shared = packer.scattered[0]
+    packed, shared, sealed = packer.scattered[0]
     assert packed == b""
     (whole,) = shared.buffers
-    assert pickle.loads(whole.view).content == "x" * 1000
-    packed, shared = packer.scattered[1]
+    assert pickle.loads(unseal(whole.view, sealed)).content == "x" * 1000
+    packed, shared, sealed = packer.scattered[1]
+    assert sealed == b""
     assert len(packed) < 1000
     assert [b.view.nbytes for b in shared.buffers] == [2000, 1000]
     assert shared.strings == 1

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -263,7 +263,7 @@ def test_a_scattered_object_is_unpickled_once_for_a_batch() -> None:
         {task.function_key: task.function for task in tasks},
         tuple((task.index, task.function_key, task.arguments, 0) for task in tasks),
         {task.index: task.shared.references for task in tasks},
-        {0: (packer.scattered[0].packed, packer.scattered[0].shared.references)},
+        {0: (packer.scattered[0].packed, packer.scattered[0].shared.references, b"")},
     )
     first, second = results_of(batch)
     assert first == second == (True, first[1])  # type: ignore[index]
@@ -590,12 +590,18 @@ def test_nobody_looks_at_the_time_after_each_short_task(
 class Sharer:
     """Packs batches for a host whose store is in a folder."""
 
-    def __init__(self, stores: HostStore, folder: str, mmap_mode: str | None) -> None:
-        self.stores = stores
+    def __init__(
+        self,
+        stores: HostStore,
+        folder: str,
+        mmap_mode: str | None,
+        scatter: Sequence[object] = (),
+    ) -> None:
+        self.stores, self.folder, self.mmap_mode = stores, folder, mmap_mode
         sharing = Sharing(1000, mmap_mode, folder, "the driver's", "owner")
         #: What the driver's store, another one, has: by name, and in use.
         self.kept: dict[str, Buffer] = {}
-        self._packer = Packer(1000, self._keep)
+        self._packer = Packer(1000, self._keep, scatter)
         self._sender = Sender("c", CONTEXT, self._packer.scattered, sharing)
 
     def _keep(self, view: memoryview) -> Buffer:
@@ -678,6 +684,61 @@ def test_a_worker_that_lacks_buffers_says_where_to_bring_them(
     (missing,) = report_of(sharer.batch((len, X))).outcomes
     assert unpack_missing(missing).address == "tcp://there:1"
     assert set(worker.handlers) == {TAKE, READ}
+
+
+class Large:
+    """Pickles as more than a buffer has at least, none of it a buffer."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+def text_of(large: Large) -> str:
+    return large.text
+
+
+def test_the_pickle_of_a_scattered_object_may_lie_in_a_store(sharer: Sharer) -> None:
+    model = Large("x" * 2000)
+    sharing = Sharer(sharer.stores, sharer.folder, sharer.mmap_mode, [model])
+    batch = sharing.batch((text_of, model))
+    assert sum(len(packed) for _, _, packed, _ in batch.tasks) < 1000
+    (buffer,) = sharing.kept.values()
+    kept, _ = sharer.stores.put(buffer.view)
+    assert results_of(batch) == [model.text]
+    del kept
+
+
+def test_a_pickle_that_somebody_else_has_put_into_a_store_is_not_unpickled(
+    sharer: Sharer, tmp_path: Path
+) -> None:
+    model, ran = Large("x" * 2000), tmp_path / "ran"
+    sharing = Sharer(sharer.stores, sharer.folder, sharer.mmap_mode, [model])
+    batch = sharing.batch((text_of, model))
+    (buffer,) = sharing.kept.values()
+    kept, _ = sharer.stores.put(buffer.view)
+    evil = pickle.dumps(Touch(ran)) + b" " * 3000
+    (stored,) = [p for p in tmp_path.rglob("*") if p.name == buffer.name]
+    stored.chmod(0o600)
+    with stored.open("r+b") as file:
+        file.write(evil[: buffer.view.nbytes])
+    (error,) = results_of(batch)
+    assert isinstance(error, pickle.UnpicklingError)
+    assert str(error).startswith(
+        f"a scattered object of {buffer.view.nbytes} bytes, in a file of the host's "
+        "store, is not what the caller has put there: "
+    )
+    assert not ran.exists()
+    del kept
+
+
+class Touch:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return Path.touch, (self.path,)
 
 
 def test_a_host_without_a_store_says_that_it_has_none(

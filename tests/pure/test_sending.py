@@ -177,8 +177,9 @@ def test_scattered_objects_are_sent_with_those_who_refer_to_them(
     packed = Packed((len, first), (len, second), (abs, -1), scatter=(first, second))
     found = packed.payload(index).scattered
     assert set(found) == positions
-    for position, (pickle_of_it, references) in found.items():
+    for position, (pickle_of_it, references, sealed) in found.items():
         assert pickle_of_it
+        assert sealed == b""
         assert references.names == ((name(1000),) if position else ())
 
 

@@ -641,6 +641,67 @@ def test_a_forked_child_leaves_the_store_to_its_parent(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+# ------------------------------------------------------------------------ who may read it
+@pytest.fixture
+def every_permission() -> Iterator[None]:
+    """What is not said is allowed: a umask takes nothing away."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def modes(folder: Path) -> dict[str, int]:
+    found = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    return {name: mode for name, mode in found.items() if name != HOST}
+
+
+@pytest.mark.usefixtures("every_permission")
+def test_nobody_else_may_read_or_write(open_store: Callable[..., Store]) -> None:
+    store = open_store()
+    assert store.folder.stat().st_mode & 0o777 == 0o700
+    assert (store.folder / HOST).stat().st_mode & 0o777 == 0o600
+    part = Part(store, name(b"content"))
+    try:
+        assert list(modes(store.folder).values()) == [0o600]
+        part.write(memoryview(b"content"))
+        buffer = part.publish()
+    finally:
+        part.close()
+    assert modes(store.folder) == {name(b"content"): 0o400}
+    os.close(store.own("owner"))
+    result = store.put_result("owner", memoryview(b"result"))
+    assert modes(store.folder) == {
+        name(b"content"): 0o400,
+        "owner.owner": 0o600,
+        result: 0o400,
+    }
+    del buffer
+
+
+def give_to_another_user(path: Path) -> None:
+    if os.getuid():
+        pytest.skip("only root can give a file to another user")
+    path.chmod(0o666)
+    os.chown(path, 65534, 65534)
+
+
+def replace_by_link(path: Path) -> None:
+    path.rename(path.parent.parent / "elsewhere")
+    path.symlink_to(path.parent.parent / "elsewhere")
+
+
+@pytest.mark.parametrize("change", [give_to_another_user, replace_by_link])
+def test_what_is_not_a_file_of_ours_is_not_used(
+    change: Callable[[Path], None], open_store: Callable[..., Store]
+) -> None:
+    store = open_store()
+    put(store, b"content")
+    path = store.folder / name(b"content")
+    change(path)
+    assert open_store().get(path.name) is None
+    path.unlink()
+
+
 # --------------------------------------------------------------- folders that will not do
 def make_link(folder: Path) -> None:
     (folder.parent / "target").mkdir(0o700)

@@ -103,7 +103,9 @@ class CommandLineCluster:
             lambda: "the scheduler has not written its file",
         )
 
-    def start_worker(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def start_worker(
+        self, *arguments: str, env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         return self._start(
             "worker",
             f"--scheduler-file={self.scheduler_file}",
@@ -113,9 +115,12 @@ class CommandLineCluster:
             "--no-dashboard",
             f"--local-directory={self._folder.name}",
             *arguments,
+            env=env,
         )
 
-    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def _start(
+        self, *arguments: str, env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             [
                 sys.executable,
@@ -130,6 +135,7 @@ class CommandLineCluster:
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
                 **self._env,
+                **(env or {}),
             },
             # A group of its own, so that a Ctrl-C of the developer ends it through us,
             # and an end of its own, should the test session be killed.

@@ -25,6 +25,7 @@ options = Options(
     scheduler_host="localhost:8786",
     n_workers=2,
     threads_per_worker=1,
+    embedded_tls=True,
     scatter=[object()],
     retries=3,
     priority=1.5,
@@ -36,6 +37,7 @@ options = Options(
 )
 assert_type(options.retries, int)
 assert_type(options.scheduler_host, str | None)
+assert_type(options.embedded_tls, bool | None)
 assert_type(options.replace({"retries": 1}), Options)
 assert_type(options.nested(), Options)
 assert_type(options.portable(), Options)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import io
 import pickle
 import sys
@@ -233,11 +234,38 @@ def _none_scattered(position: int) -> object:
     raise pickle.UnpicklingError(f"scattered object {position} did not come along")
 
 
+def seal(packed: bytes) -> bytes:
+    """Return what tells a pickle from any that somebody else may put in its place."""
+    return hashlib.sha256(packed).digest()
+
+
+def unseal(stored: memoryview, seal: bytes) -> bytes:
+    """Return a pickle that has lain in a store, if it is the one that was sealed.
+
+    The seal comes over the cluster's own connections; whoever writes to a store, which
+    they do not guard, can change data but not have code run.
+
+    Raises
+    ------
+    pickle.UnpicklingError
+        If it is not.
+    """
+    packed = bytes(stored)  # a copy: the file may change after it was looked at
+    if hashlib.sha256(packed).digest() != seal:
+        raise pickle.UnpicklingError(
+            f"a scattered object of {len(packed)} bytes, in a file of the host's store, "
+            "is not what the caller has put there: another program of this user, or "
+            "root, has written to the folder joblib-distributed-UID in /dev/shm or in "
+            "temp_folder. Find out which, remove the folder, and call again."
+        )
+    return packed
+
+
 def name_of(view: memoryview) -> str:
     """Name a buffer after its content: equal names, equal bytes.
 
     128 bits of xxh3 and the size. Not safe against somebody who looks for two contents
-    of one name; whoever can send us data can run code anyway.
+    of one name: buffers are data, and a pickle that lies in one is sealed.
     """
     return f"{xxhash.xxh3_128_hexdigest(view)}-{view.nbytes}"
 

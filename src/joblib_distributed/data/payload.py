@@ -35,6 +35,7 @@ from joblib_distributed.data.buffers import (
     no_input,
     pack,
     pack_apart,
+    seal,
 )
 from joblib_distributed.data.store import Buffer
 from joblib_distributed.data.tasks import (
@@ -71,8 +72,8 @@ class BatchPayload(NamedTuple):
     tasks: tuple[tuple[int, bytes, bytes, int], ...]
     #: Buffers that arguments refer to, by index, and functions, by key.
     references: dict[int | bytes, References] = {}  # noqa: RUF012 - never changed
-    #: The scattered objects that those refer to, by position.
-    scattered: dict[int, tuple[bytes, References]] = {}  # noqa: RUF012 - never changed
+    #: The scattered objects that those refer to, by position: the fields of `Scattered`.
+    scattered: dict[int, tuple[bytes, References, bytes]] = {}  # noqa: RUF012 - never changed
     #: None if nothing is shared.
     sharing: Sharing | None = None
     #: Buffers that are sent along, by name, because a host has not got them.
@@ -295,10 +296,10 @@ class Packer:
 
     def _pack_scattered(self, value: object) -> Scattered:
         apart = pack_apart(value, self._least)
-        if self._least is not None and len(apart.packed) >= self._least:
-            whole = [memoryview(apart.packed), *apart.buffers]
-            apart = apart._replace(packed=b"", buffers=whole)
-        return Scattered(apart.packed, self._share(apart))
+        if self._least is None or len(apart.packed) < self._least:
+            return Scattered(apart.packed, self._share(apart))
+        whole = apart._replace(buffers=[memoryview(apart.packed), *apart.buffers])
+        return Scattered(b"", self._share(whole), seal(apart.packed))
 
     def _share(self, apart: Apart) -> Shared:
         if not apart.buffers and not apart.scattered and not apart.inputs:

@@ -57,6 +57,8 @@ class Scattered(NamedTuple):
     #: Empty if the pickle is large: it is then the first buffer.
     packed: bytes
     shared: Shared
+    #: What `buffers.seal` said of it then; empty if it is not.
+    seal: bytes = b""
 
 
 class Sharing(NamedTuple):

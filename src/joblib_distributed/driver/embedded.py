@@ -1,19 +1,23 @@
 """The cluster we start when there is none.
 
-A `distributed.LocalCluster` of one process per available core, on loopback only,
-started on first use, shared by all calls of the process, closed at its exit.
+A `distributed.LocalCluster` of one process per available core, on loopback only, that
+admits nobody else, started on first use, shared by all calls of the process, closed at
+its exit. See ``docs/security.md``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import signal
+import tempfile
 import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -21,6 +25,9 @@ import distributed
 import joblib
 from distributed import LocalCluster, Nanny
 from distributed.worker import Worker
+
+from joblib_distributed.data.folders import StoreError, check_own
+from joblib_distributed.driver.certificate import temporary_security
 
 #: Name under which joblib registers loky's way of starting a process. Unlike
 #: multiprocessing's own it does not run the user's script again in each worker, so that
@@ -147,7 +154,7 @@ class _Configured:
 
 
 _lock = threading.Lock()
-_clusters: dict[tuple[int, int, int], LocalCluster] = {}
+_clusters: dict[tuple[int, int, int, bool], LocalCluster] = {}
 
 
 def size(n_workers: int | None, threads_per_worker: int | None) -> tuple[int, int]:
@@ -156,15 +163,14 @@ def size(n_workers: int | None, threads_per_worker: int | None) -> tuple[int, in
     return n_workers or max(1, joblib.cpu_count() // threads), threads
 
 
-def start(n_workers: int | None, threads_per_worker: int | None) -> LocalCluster:
-    """Return the running embedded cluster of this size, starting it if need be."""
-    processes, threads = size(n_workers, threads_per_worker)
+def start(processes: int, threads: int, tls: bool) -> LocalCluster:
+    """Return the running embedded cluster of this kind, starting it if need be."""
     # A forked child must not use its parent's cluster: it has none of its threads.
-    key = (os.getpid(), processes, threads)
+    key = (os.getpid(), processes, threads, tls)
     with _lock:
         cluster = _clusters.get(key)
         if cluster is None or cluster.status.name != "running":
-            cluster = _clusters[key] = _start(processes, threads)
+            cluster = _clusters[key] = _start(processes, threads, tls)
         restore(cluster)
         return cluster
 
@@ -180,18 +186,43 @@ def restore(cluster: LocalCluster) -> None:
         cluster.scale(len(cluster.worker_spec))
 
 
-def _start(processes: int, threads: int) -> LocalCluster:
+def _start(processes: int, threads: int, tls: bool) -> LocalCluster:
+    folder = _scratch_folder()
     return LocalCluster(
         n_workers=processes,
         threads_per_worker=threads,
         worker_class=_LokyNanny if _can_start_processes() else Worker,
         host="127.0.0.1",
-        protocol="tcp://",
+        protocol="tls://" if tls else "tcp://",
+        security=temporary_security() if tls else None,
+        local_directory=folder,
+        scheduler_kwargs={"local_directory": folder},
         # Nothing but loopback, and no limit: the user's own machine is the limit.
         dashboard_address="127.0.0.1:0",
         memory_limit=0,
         preload="joblib_distributed.worker.preload",
     )
+
+
+def _scratch_folder() -> str | None:
+    """Return where workers keep files; None for dask's own place.
+
+    They import modules from there: it must be a folder that no other user can put
+    anything into. dask's own is that of whoever made ``/tmp/dask-scratch-space`` first.
+    """
+    if not hasattr(os, "getuid"):  # Windows, where temporary files are the user's own
+        return None
+    parent = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
+    for number in itertools.count():
+        # Always the same, so that what dead workers have left is found and removed; or
+        # the next one, if another user has been there before.
+        folder = Path(parent, f"joblib-distributed-{os.getuid()}-workers-{number}")
+        with contextlib.suppress(FileExistsError):
+            os.makedirs(folder, 0o700)
+        with contextlib.suppress(StoreError):
+            check_own(folder)
+            return str(folder)
+    raise AssertionError("numbers do not end")
 
 
 def _can_start_processes() -> bool:
@@ -217,7 +248,8 @@ def close_all() -> None:
     """Close every embedded cluster of this process."""
     with _lock:
         mine = [key for key in _clusters if key[0] == os.getpid()]
-        clusters = [_clusters.pop(key) for key in mine]
+        # The last one first: each leaves dask's log level as it has found it.
+        clusters = [_clusters.pop(key) for key in reversed(mine)]
     for cluster in clusters:
         _close(cluster)
 

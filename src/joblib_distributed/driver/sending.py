@@ -70,7 +70,7 @@ class Sender:
             {task.function_key: task.function for task in tasks},
             tuple((t.index, t.function_key, t.arguments, t.plain) for t in tasks),
             references,
-            {key: (s.packed, s.shared.references) for key, s in scattered.items()},
+            {k: (s.packed, s.shared.references, s.seal) for k, s in scattered.items()},
             self._sharing,
             along,
             {position: place() for position in sorted(_inputs(references.values()))},

@@ -26,7 +26,7 @@ from dask.utils import parse_timedelta
 from distributed import Client, get_worker
 from distributed.comm.addressing import parse_address, parse_host_port
 
-from joblib_distributed.driver import embedded, refusals
+from joblib_distributed.driver import certificate, embedded, refusals
 from joblib_distributed.driver.cluster import Cluster
 from joblib_distributed.options import Options
 
@@ -64,7 +64,8 @@ def find_cluster(options: Options) -> Cluster:
     client = _existing_client(options)
     if client is None:
         size = embedded.size(options.n_workers, options.threads_per_worker)
-        client = _own_client(size, lambda: _connect_embedded(options))
+        kind = (*size, certificate.is_wanted(options.embedded_tls))
+        client = _own_client(kind, lambda: _connect_embedded(*kind))
         return Cluster(client, embedded_threads=size[0] * size[1])
     _check_usable(client)
     return Cluster(client)
@@ -272,9 +273,9 @@ def _discard(client: Client) -> None:
         client.status = "closed"
 
 
-def _connect_embedded(options: Options) -> Client:
-    cluster = embedded.start(options.n_workers, options.threads_per_worker)
-    return Client(cluster, set_as_default=False)
+def _connect_embedded(processes: int, threads: int, tls: bool) -> Client:
+    cluster = embedded.start(processes, threads, tls)
+    return Client(cluster, set_as_default=False)  # with the security of the cluster
 
 
 def _check_usable(client: Any) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import joblib
 
-from joblib_distributed.data.buffers import unpack_apart
+from joblib_distributed.data.buffers import unpack_apart, unseal
 from joblib_distributed.data.outcome import (
     Kind,
     Outcome,
@@ -165,8 +165,9 @@ class _Bench:
 
     def scattered(self, position: int) -> object:
         if position not in self._scattered:
-            packed, references = self._batch.scattered[position]
-            self._scattered[position] = self._unpack_apart(packed, references)
+            self._scattered[position] = self._unpack_apart(
+                *self._batch.scattered[position]
+            )
         return self._scattered[position]
 
     def missing(self) -> Outcome:
@@ -174,7 +175,7 @@ class _Bench:
         assert self.sharing is not None, "only who shares misses buffers"
         references = [
             *self._batch.references.values(),
-            *(references for _, references in self._batch.scattered.values()),
+            *(references for _, references, _ in self._batch.scattered.values()),
         ]
         needed = {name for reference in references for name in reference.names}
         return report_missing(needed - set(self._batch.buffers), self.sharing)
@@ -185,13 +186,16 @@ class _Bench:
             return pickle.loads(packed)
         return self._unpack_apart(packed, references)
 
-    def _unpack_apart(self, packed: bytes | memoryview, references: References) -> Any:
+    def _unpack_apart(
+        self, packed: bytes, references: References, seal: bytes = b""
+    ) -> Any:
         buffers: Sequence[memoryview] = ()
         if references.names:
             assert self.sharing is not None, "only who shares refers to buffers"
             buffers = find_buffers(references.names, self.sharing, self._batch.buffers)
-        if not packed:
-            packed, *buffers = buffers
+        if seal:
+            stored, *buffers = buffers
+            packed = unseal(stored, seal)
         scattered = self.scattered if references.scattered else None
         return unpack_apart(
             packed, buffers, references.strings, scattered, self._batch.inputs
