@@ -6,6 +6,9 @@ and the next call on the same context works.
 
 from __future__ import annotations
 
+import os
+
+import joblib
 import pytest
 from joblib import Parallel, delayed
 
@@ -104,3 +107,52 @@ def test_exception_that_does_not_travel(kind: type[Exception], backend: object) 
     assert kind.__name__ in message
     assert "the text" in message
     assert "in fail" in message
+
+
+# ------------------------------------ what others see of a task that kills its worker
+def exit_if(number: int, bad: frozenset[int]) -> int:
+    if number in bad:
+        os._exit(7)
+    return number
+
+
+def results_and_error(
+    bad: set[int], return_as: str, deaths_allowed: int
+) -> tuple[list[int], Exception]:
+    given: list[int] = []
+    with joblib.parallel_config(
+        backend="dask.distributed", n_workers=2, deaths_allowed=deaths_allowed
+    ):
+        parallel = Parallel(return_as=return_as)
+    with pytest.raises(WorkerDiedError) as caught:
+        given.extend(parallel(delayed(exit_if)(i, frozenset(bad)) for i in range(60)))
+    return given, caught.value
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("bad", [{30}, {0, 59}], ids=str)
+def test_all_other_results_come_before_the_error(
+    bad: set[int], backend: object, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given, error = results_and_error(bad, "generator_unordered", deaths_allowed=3)
+    assert sorted(given) == [i for i in range(60) if i not in bad]
+    assert isinstance(error, WorkerDiedError)
+    assert error.index in bad
+    assert "exit code 7" in str(error)
+    assert "deaths_allowed=3" in str(error)
+    said = [line for line in capfd.readouterr().err.splitlines() if "is raised" in line]
+    assert [line.count("It is raised after the other results.") for line in said] == [
+        1
+    ] * len(bad)
+    assert Parallel()(delayed(exit_if)(i, frozenset()) for i in range(9)) == [*range(9)]
+
+
+@pytest.mark.timeout(120)
+def test_who_wants_a_list_hears_of_it_at_once(
+    backend: object, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given, error = results_and_error({30}, "list", deaths_allowed=3)
+    assert given == []
+    assert isinstance(error, WorkerDiedError)
+    assert error.index == 30
+    assert "is raised" not in capfd.readouterr().err

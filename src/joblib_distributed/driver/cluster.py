@@ -281,10 +281,7 @@ class Cluster:
             packed = await self.client.gather(future, asynchronous=True)
             event: Event = _finished(key, unpack_report(packed), sharing)
         except KilledWorker as error:
-            code = embedded.exit_code_of(error.last_worker.address)
-            ended = "" if code is None else refusals.describe_exit(code)
-            detail = refusals.describe_death(error, ended)
-            event = AttemptKilled(key, detail, error.allowed_failures + 1)
+            event = await self._killed(key, error)
         except Exception as error:
             # An error of the task is one, also if it looks like one of a connection.
             if future.status != "error" and isinstance(error, _CONNECTION_ERRORS):
@@ -295,6 +292,14 @@ class Cluster:
         if self.closed and not isinstance(event, AttemptFinished):
             event = ClusterFailed(refusals.closed())
         post(event)
+
+    async def _killed(self, key: str, error: KilledWorker) -> AttemptKilled:
+        code = None
+        if self.is_embedded:
+            code = await embedded.exit_code_of(error.last_worker.address)
+        ended = "" if code is None else refusals.describe_exit(code)
+        detail = refusals.describe_death(error, ended)
+        return AttemptKilled(key, detail, error.allowed_failures + 1)
 
     # -------------------------------------------------------------------- large buffers
     @property

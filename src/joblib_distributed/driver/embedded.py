@@ -7,6 +7,7 @@ its exit. See ``docs/security.md``.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import itertools
@@ -44,15 +45,35 @@ _SETTING = "distributed.worker.multiprocessing-method"
 #: How many ends of workers are remembered. A guess: they are asked for at once.
 REMEMBERED = 100
 
+#: Seconds in which a nanny hears that its worker has ended, at most: the scheduler often
+#: is the first to. A guess.
+EXIT_TIMEOUT = 1.0
+
 _exit_codes: OrderedDict[str, int] = OrderedDict()
+_exits_awaited: dict[str, list[asyncio.Future[None]]] = {}
 
 
-def exit_code_of(address: str) -> int | None:
+async def exit_code_of(address: str) -> int | None:
     """Return how the process of an embedded worker ended: ``-n`` by signal ``n``.
 
-    None if it is not known.
+    On the loop of its nanny, just after the worker's connection has ended. None if it is
+    not known.
     """
+    if address not in _exit_codes:
+        heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        _exits_awaited.setdefault(address, []).append(heard)
+        await asyncio.wait({heard}, timeout=EXIT_TIMEOUT)
+        _exits_awaited.pop(address, None)
     return _exit_codes.get(address)
+
+
+def _note_exit(address: str, code: int) -> None:
+    _exit_codes[address] = code
+    while len(_exit_codes) > REMEMBERED:
+        _exit_codes.popitem(last=False)
+    for heard in _exits_awaited.pop(address, ()):
+        if not heard.done():
+            heard.set_result(None)
 
 
 class _LokyNanny(Nanny):  # type: ignore[misc]
@@ -82,9 +103,7 @@ class _LokyNanny(Nanny):  # type: ignore[misc]
             self._stop_queue = None
         address = getattr(self.process, "worker_address", None)
         if address:
-            _exit_codes[address] = exitcode
-            while len(_exit_codes) > REMEMBERED:
-                _exit_codes.popitem(last=False)
+            _note_exit(address, exitcode)
         super()._on_worker_exit_sync(exitcode)
 
 
