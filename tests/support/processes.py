@@ -87,7 +87,7 @@ class CommandLineCluster:
         """The scheduler's address as users write it: ``HOST:PORT``."""
         return self.address.removeprefix("tcp://")
 
-    def start_scheduler(self) -> None:
+    def start_scheduler(self, *arguments: str) -> None:
         self._start(
             "scheduler",
             "--host=127.0.0.1",
@@ -96,6 +96,7 @@ class CommandLineCluster:
             "--dashboard-address=127.0.0.1:0",
             f"--scheduler-file={self.scheduler_file}",
             *self._for_scheduler,
+            *arguments,
         )
         wait_until(
             lambda: os.path.exists(self.scheduler_file),
@@ -115,14 +116,12 @@ class CommandLineCluster:
             *arguments,
         )
 
+    def _command(self, role: str, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", f"distributed.cli.dask_{role}", *arguments]
+
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "distributed.cli.dask_" + arguments[0],
-                *arguments[1:],
-            ],
+            self._command(*arguments),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             # The workers must find the functions of the test modules.
