@@ -32,12 +32,13 @@ from typing import Any
 
 import psutil
 
-TESTS = Path(__file__).parents[1] / "tests"
-sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support.faults_rows import MOMENTS, ROWS
 from support.processes import die_with_parent
 from support.waiting import wait_until
+
+TESTS = str(Path(__file__).parents[1] / "tests")
 
 BACKENDS = ("ours", "bundled")
 
@@ -96,7 +97,7 @@ def run_cell(
             "row": row, "moment": moment, "backend": backend, "nested": nested,
             "large": large, "folder": folder, "deadline": deadline,
         }  # fmt: skip
-        path = [str(TESTS), os.environ.get("PYTHONPATH", "")]
+        path = [TESTS, os.environ.get("PYTHONPATH", "")]
         with open(f"{folder}/output.txt", "w") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "support.faults_cell", json.dumps(order)],

@@ -1,7 +1,7 @@
 """One cell of the table of faults: a call, a fault at a moment of it, and the next call.
 
-Run as a program, with what `Order` says as JSON: it is a process and a cluster of its own,
-so that what one cell breaks does not spoil the next. Writes what came of it to
+Run as a program, with what `Order` says as JSON: it is a process and a cluster of its
+own, so that what one cell breaks does not spoil the next. Writes what came of it to
 ``report.json`` in its folder, again with each step, and the stacks of its threads to
 ``stacks.txt`` should it hang.
 """
@@ -13,6 +13,7 @@ import dataclasses
 import faulthandler
 import gc
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -136,7 +137,7 @@ class Cell:
         reached: Callable[[], bool] = {
             rows.BEFORE: lambda: "reading" in marks(self.folder),
             rows.MIDDLE: lambda: len(self.numbers_running()) >= wanted,
-            rows.UNFETCHED: lambda: self.count_of("held") >= min(wanted, 3),
+            rows.UNFETCHED: lambda: self.count_of("held") >= wanted,
         }[self.order.moment]
         wait_until(
             reached, SETUP_DEADLINE, lambda: f"the call only came to {marks(self.folder)}"
@@ -144,18 +145,18 @@ class Cell:
 
     def fire(self) -> None:
         """Fire the fault at its moment; then let the tasks go."""
-        if self.row.promise == "no workers" and self.row.is_cold:
-            self.fired_at = time.monotonic()  # before it has any moment
-        elif "timeout" in self.row.parallel:
-            self.fired_at = time.monotonic() + rows.TIMEOUT
-        elif self.row.call != "catch":
+        self.fired_at = time.monotonic()
+        if "timeout" in self.row.parallel:
+            self.fired_at += rows.TIMEOUT
+        elif self.row.fire is not rows.nothing:
             self.reach_moment()
-            self.fired_at = time.monotonic()
-        else:
             self.fired_at = time.monotonic()
         afterwards = self.row.fire(self)
         self.fired.set()
-        self.open("begin") if self.keeps_gates else self.open(*GATES)
+        if not self.keeps_gates:
+            self.open(*GATES)
+        elif "timeout" not in self.row.parallel:
+            self.open("begin", "fetch")
         if afterwards is not None:
             afterwards()
 
@@ -177,7 +178,7 @@ class Cell:
         """Return what arrives; keep it should an error come in between."""
         self.arrived: list[Any] = []
         for result in generator:
-            self.arrived.append(result)  # noqa: PERF402 - kept when it raises
+            self.arrived.append(result)
         return self.arrived
 
     def drop(self) -> Any:
@@ -259,15 +260,12 @@ class Cell:
     def _judge_stopped(self, _: Any, error: BaseException | None) -> str:
         kinds: dict[str, Any] = {
             "error": LookupError,
-            "timeout": TimeoutError,
+            "timeout": multiprocessing.TimeoutError,
             "ctrl-c": KeyboardInterrupt,
             "dropped": GeneratorExit,
         }
-        if self.order.row == "timeout" and type(error).__name__ == "TimeoutError":
-            return self._stopped()
-        return (
-            self._stopped() if isinstance(error, kinds[self.order.row]) else "wrong error"
-        )
+        expected = isinstance(error, kinds[self.order.row])
+        return self._stopped() if expected else "wrong error"
 
     def _stopped(self) -> str:
         start = time.monotonic()

@@ -17,7 +17,6 @@ from typing import Any
 
 from support.faults_scenes import CommandScene, LocalScene, Setting
 from support.faults_tasks import OUTER
-from support.tasks import mark
 from support.waiting import wait_until
 
 BEFORE, MIDDLE, UNFETCHED = MOMENTS = ("before", "middle", "unfetched")
@@ -185,9 +184,13 @@ def lose_scheduler(cell: Any) -> None:
     cell.scene.relay.lose(near=False)
 
 
-def lose_driver(cell: Any) -> Afterwards:
-    # The scheduler finds out later, when the driver is long there again.
-    return passing(cell.scene.relay.lose(near=True))
+def lose_driver(cell: Any) -> None:
+    # The scheduler finds out later, when the driver is long there again, and its tasks
+    # are under way.
+    lose_the_rest = cell.scene.relay.lose(near=True)
+    cell.open("begin", "fetch")
+    _never.wait(PASSING)
+    lose_the_rest()
 
 
 def restart_scheduler(cell: Any) -> None:
@@ -322,7 +325,7 @@ ROWS: dict[str, Row] = {
     ),
 }
 
-#: Tries of a task that raises, by whether it is nested: then its caller's call has as many.
+#: Tries of a task that raises, by whether it is nested: then its caller is tried, too.
 TRIES = {False: 3, True: 9}
 
 #: Numbers that may be blamed for harm, as the caller sees them.

@@ -221,9 +221,8 @@ class CommandScene(Scene):
 
     def restart_scheduler(self) -> None:
         """Kill the scheduler and have it started again; look at the new one."""
-        self.cluster.restart_scheduler()
-        # The old one would look for its workers.
         self.observer.close()
+        self.cluster.restart_scheduler()
         self.observer = Client(self.cluster.address, set_as_default=False)
 
     def restart_workers(self) -> None:

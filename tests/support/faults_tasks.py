@@ -5,7 +5,7 @@ All of it is told what to do by files in one folder, and tells by files how far 
 - ``reading``: an iterable was asked for its first task; it yields when ``begin`` is there
 - ``running-NUMBER-PID``: a task runs; it returns when ``go`` is there, later ones of a
   call when ``on`` is
-- ``tried-...``: a task that raises did so; those that do harm do it when ``fire`` is there
+- ``tried-...``: a task that raises did so; what harms does it when ``fire`` is there
 - ``held-...``: a client was told that a result is there; while there is a file ``hold``
   it fetches it when ``fetch`` is there
 """
@@ -122,20 +122,20 @@ def catch_and_go_on(folder: str, number: int, count: int, given: Any) -> list[in
     raise AssertionError("the error was lost")
 
 
-# ---------------------------------------------------------------- of a client, or a worker
+# --------------------------------------------------------------- of a client, or a worker
 def hold_results(folder: str) -> None:
     """Have the clients of this process fetch results when the folder says so."""
     gather = Client._gather
 
-    async def gather_late(
-        client: Client, futures: Any, *args: Any, **options: Any
-    ) -> Any:
+    async def gather_late(client: Client, futures: Any, *args: Any, **rest: Any) -> Any:
         if not os.path.exists(f"{folder}/fetch"):
             await _hold([futures] if isinstance(futures, Future) else futures)
-        return await gather(client, futures, *args, **options)
+        return await gather(client, futures, *args, **rest)
 
     async def _hold(futures: Any) -> None:
-        if not os.path.exists(f"{folder}/hold"):
+        # Only batches: a backend may ask for a worker by a task of its own.
+        batches = all("batch_of" in str(future.key) for future in futures)
+        if not batches or not os.path.exists(f"{folder}/hold"):
             return
         while any(future.status == "pending" for future in futures):
             await asyncio.sleep(0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -99,10 +100,14 @@ class CommandLineCluster:
             *arguments,
         )
         wait_until(
-            lambda: os.path.exists(self.scheduler_file),
-            30,
-            lambda: "the scheduler has not written its file",
+            self._has_address, 30, lambda: "the scheduler has not written its file"
         )
+
+    def _has_address(self) -> bool:
+        # It is there before it has been written.
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return bool(self.address)
+        return False
 
     def start_worker(self, *arguments: str) -> subprocess.Popen[bytes]:
         return self._start(
