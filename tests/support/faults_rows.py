@@ -103,12 +103,19 @@ def kill_all(cell: Any) -> None:
 
 
 def kill_holder(cell: Any) -> None:
-    cell.scene.kill_host((cell.scene.holders() or list(cell.pids.values()))[0])
+    cell.scene.kill_host(holders(cell)[0])
 
 
 def kill_holders(cell: Any) -> None:
-    for pid in cell.scene.holders() or cell.pids.values():
+    for pid in holders(cell):
         cell.scene.kill_host(pid)
+
+
+def holders(cell: Any) -> list[int]:
+    """Return who holds shared data; any worker if it lies nowhere yet."""
+    found: list[int] = cell.scene.holders()
+    cell.say(f"{len(found)} hold it")
+    return found or list(cell.pids.values())
 
 
 def restart(cell: Any) -> None:
@@ -143,26 +150,14 @@ def passing(end: Callable[[], object]) -> Afterwards:
 def join(cell: Any) -> None:
     cell.scene.cluster.add_workers(1)
     cell.scene.wait_for_workers(3)
-    joined = time.monotonic()
     (pid,) = set(cell.scene.pids().values()) - set(cell.pids.values())
     cell.open("begin", "fetch")
-    wait_until(
-        lambda: pid in cell.pids_used(),
-        DEADLINE,
-        lambda: "the worker that joined got no task",
-    )
-    cell.note("used after", time.monotonic() - joined, USED_WITHIN)
+    cell.note_when(lambda: pid in cell.pids_used(), "used", USED_WITHIN, DEADLINE)
 
 
 def demand(cell: Any) -> None:
-    start = time.monotonic()
     cell.open("begin", "fetch")
-    wait_until(
-        lambda: len(cell.pids_used()) == MOST,
-        DEADLINE,
-        lambda: f"{len(cell.pids_used())} of {MOST} workers are used",
-    )
-    cell.note("grown after", time.monotonic() - start, DEADLINE)
+    cell.note_when(lambda: len(cell.pids_used()) == MOST, "grown", DEADLINE, DEADLINE)
 
 
 # ------------------------------------------------------------------------ the connection

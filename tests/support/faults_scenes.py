@@ -63,6 +63,7 @@ class SupervisedCluster(CommandLineCluster):
         self.workers: list[subprocess.Popen[bytes]] = []
         self._wanted = 0
         self._restarting = threading.Event()
+        self._port = "0"
         # Processes die with the thread that started them: this one lives to the end.
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
 
@@ -90,12 +91,11 @@ class SupervisedCluster(CommandLineCluster):
                 self.workers.append(self.start_worker(*self._for_workers))
             if self._restarting.is_set():
                 self._restarting.clear()
-                port = self.address.rsplit(":", 1)[1]
-                self.start_scheduler(f"--port={port}")
+                self.start_scheduler(f"--port={self._port}")
 
-    def restart_scheduler(self) -> None:
-        """Kill it, have it started again, and return when it listens."""
-        host, port = self.host_and_port.split(":")
+    def restart_scheduler(self, address: str) -> None:
+        """Kill it, have it started again there, and return when it listens."""
+        host, self._port = address.removeprefix("tcp://").split(":")
         scheduler = self.processes[0]
         scheduler.kill()
         scheduler.wait(DEADLINE)
@@ -103,7 +103,7 @@ class SupervisedCluster(CommandLineCluster):
 
         def listens() -> bool:
             with contextlib.suppress(OSError):
-                socket.create_connection((host, int(port))).close()
+                socket.create_connection((host, int(self._port))).close()
                 return True
             return False
 
@@ -210,7 +210,8 @@ class CommandScene(Scene):
         super().__init__(folder)
         self.cluster = SupervisedCluster(str(self.store), is_apart, for_workers)
         self.cluster.__enter__()
-        self.address = self.cluster.address
+        # Not read again: it is written anew when the scheduler restarts.
+        self._direct = self.address = self.cluster.address
         self._observe(self.address, WORKERS)
         self.relay: Relay | None = None
         if is_relayed:
@@ -222,8 +223,8 @@ class CommandScene(Scene):
     def restart_scheduler(self) -> None:
         """Kill the scheduler and have it started again; look at the new one."""
         self.observer.close()
-        self.cluster.restart_scheduler()
-        self.observer = Client(self.cluster.address, set_as_default=False)
+        self.cluster.restart_scheduler(self._direct)
+        self.observer = Client(self._direct, set_as_default=False)
 
     def restart_workers(self) -> None:
         """End every worker command as a user would; the supervisor starts it again."""
