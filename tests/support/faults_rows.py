@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from support.faults_scenes import CommandScene, LocalScene, Setting
-from support.faults_tasks import OUTER
+from support.faults_tasks import HARMFUL, OUTER
 from support.waiting import wait_until
 
 BEFORE, MIDDLE, UNFETCHED = MOMENTS = ("before", "middle", "unfetched")
@@ -242,7 +242,7 @@ def _adaptive(folder: Any) -> LocalScene:
 
 _awaiting = {"wait_for_workers_timeout": WAIT_FOR_WORKERS}
 #: A look at the scheduler takes place every second, after two without news.
-_gives_up_within = WAIT_FOR_WORKERS + 3.0
+_gives_up_within = WAIT_FOR_WORKERS + 3.5
 _unordered = {"return_as": "generator_unordered"}
 
 
@@ -324,4 +324,4 @@ ROWS: dict[str, Row] = {
 TRIES = {False: 3, True: 9}
 
 #: Numbers that may be blamed for harm, as the caller sees them.
-BLAMED = {False: (3,), True: (3, OUTER - 1)}
+BLAMED = {False: (HARMFUL,), True: (HARMFUL, OUTER - 1)}
