@@ -37,9 +37,9 @@ FIRST = 8
 LEAK = 16 * 2**20
 LEAK_INTERVAL = 0.05
 
-#: Number of the task of a call that does harm: one that begins early, as those before it
-#: may not end until it has.
-HARMFUL = 1
+#: Number of the task of a call that does harm: the first also of its batch, as those
+#: before it may not end until it has.
+HARMFUL = 0
 
 #: Nested calls of a call.
 OUTER = 2
