@@ -236,9 +236,12 @@ class CommandScene(Scene):
 
     def kill_host(self, pid: int) -> None:
         """Kill the whole tree of the command whose worker has this process id."""
-        for command in self.cluster.workers:
-            tree = [psutil.Process(command.pid)]
-            tree += tree[0].children(recursive=True)
+        for command in list(self.cluster.workers):
+            try:
+                tree = [psutil.Process(command.pid)]
+                tree += tree[0].children(recursive=True)
+            except psutil.NoSuchProcess:
+                continue  # it has been killed just now
             if pid in [process.pid for process in tree]:
                 # The nanny first, or it would start the worker again.
                 for process in tree:
