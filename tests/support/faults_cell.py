@@ -111,8 +111,11 @@ class Cell:
 
     def note_when(
         self, condition: Callable[[], bool], what: str, within: float, wait: float
-    ) -> None:
-        """Add to the report when something was so, and whether that was as promised."""
+    ) -> bool:
+        """Add to the report when something was so, and whether that was as promised.
+
+        Returns whether it was so within `wait` seconds.
+        """
         start = time.monotonic()
         try:
             wait_until(condition, wait, lambda: "")
@@ -123,6 +126,7 @@ class Cell:
             self.say(f"not {what} after {wait:g} s")
         if passed > within:
             self.report["late"] = True
+        return passed < float("inf")
 
     def say(self, what: str) -> None:
         self.report["detail"] = "; ".join(filter(None, [self.report["detail"], what]))
@@ -285,8 +289,8 @@ class Cell:
         def nothing_runs() -> bool:
             return not any(self.scene.observer.run(busy).values())
 
-        self.note_when(nothing_runs, "stopped", STOPPED_WITHIN, NEXT_DEADLINE)
-        return "right"
+        stopped = self.note_when(nothing_runs, "stopped", STOPPED_WITHIN, NEXT_DEADLINE)
+        return "right" if stopped else "not stopped"
 
     # ---------------------------------------------------------------------- one by one
     def run(self) -> None:
