@@ -105,6 +105,7 @@ def run_cell(
                     **os.environ,
                     "PYTHONPATH": os.pathsep.join(filter(None, path)),
                     _TAG: tag,
+                    "TMPDIR": folder,  # removed with it, also what was killed
                 },
                 stdin=subprocess.DEVNULL,
                 stdout=output,

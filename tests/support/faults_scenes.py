@@ -246,7 +246,9 @@ class CommandScene(Scene):
                 # The nanny first, or it would start the worker again.
                 for process in tree:
                     with contextlib.suppress(psutil.NoSuchProcess):
-                        process.kill()
+                        # It removes semaphores, which a host would lose with its memory.
+                        if "resource_tracker" not in " ".join(process.cmdline()):
+                            process.kill()
 
 
 class LocalScene(Scene):
