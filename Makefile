@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint conformance soak bounds nested sharing hosts store bench clean
+.PHONY: demo test lint conformance faults soak bounds nested sharing hosts store bench clean
 
 demo: $(VENV)/demo-installed
 	$(BIN)/python examples/randomized_search.py --compare
@@ -21,6 +21,12 @@ lint: $(VENV)/test-installed
 # Someone else's tests: joblib's own suite, and scikit-learn's modules that use joblib.
 conformance: $(VENV)/test-installed
 	$(BIN)/python conformance/run.py
+
+# Every fault that is promised to be survived, ours beside joblib's bundled backend:
+# FAULTS="--rows worker-killed --backends ours" for some of it.
+FAULTS ?=
+faults: $(VENV)/test-installed
+	$(BIN)/python tools/faults.py $(FAULTS)
 
 # Random calls from three threads for SECONDS; every result checked, nothing left behind.
 SECONDS ?= 600

@@ -48,6 +48,15 @@ def test_soak() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
+def test_faults() -> None:
+    rows = ("--rows", "worker-killed", "reset", "error")
+    short = ("--backends", "ours", "--deadline", "30", "--variants", "flat-large")
+    output = run("tools/faults.py", *rows, *short, "--moments", "before", timeout=110)
+    assert "ours: 3 cells: {'right': 3}" in output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
 def test_nested_searches() -> None:
     output = run("tools/nested_searches.py", "--searches", "2", timeout=110)
     assert "threads of ours left here: none" in output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -87,7 +88,7 @@ class CommandLineCluster:
         """The scheduler's address as users write it: ``HOST:PORT``."""
         return self.address.removeprefix("tcp://")
 
-    def start_scheduler(self) -> None:
+    def start_scheduler(self, *arguments: str) -> None:
         self._start(
             "scheduler",
             "--host=127.0.0.1",
@@ -96,12 +97,17 @@ class CommandLineCluster:
             "--dashboard-address=127.0.0.1:0",
             f"--scheduler-file={self.scheduler_file}",
             *self._for_scheduler,
+            *arguments,
         )
         wait_until(
-            lambda: os.path.exists(self.scheduler_file),
-            30,
-            lambda: "the scheduler has not written its file",
+            self._has_address, 30, lambda: "the scheduler has not written its file"
         )
+
+    def _has_address(self) -> bool:
+        # It is there before it has been written.
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return bool(self.address)
+        return False
 
     def start_worker(
         self, *arguments: str, env: Mapping[str, str] | None = None
@@ -118,16 +124,14 @@ class CommandLineCluster:
             env=env,
         )
 
+    def _command(self, role: str, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", f"distributed.cli.dask_{role}", *arguments]
+
     def _start(
         self, *arguments: str, env: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "distributed.cli.dask_" + arguments[0],
-                *arguments[1:],
-            ],
+            self._command(*arguments),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             # The workers must find the functions of the test modules.
