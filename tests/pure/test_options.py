@@ -33,6 +33,7 @@ DEFAULTS = {
     "allow_other_workers": False,
     "wait_for_workers_timeout": 10,
     "frozen_after": 10,
+    "scheduler_timeout": 300,
     "cap_n_jobs": True,
 }
 
@@ -421,6 +422,7 @@ EVERYTHING: dict[str, Any] = {
     "allow_other_workers": True,
     "wait_for_workers_timeout": 7,
     "frozen_after": 3,
+    "scheduler_timeout": 60,
     "cap_n_jobs": False,
 }
 

@@ -1,0 +1,139 @@
+"""Looks at what the scheduler says of attempts that nothing was heard of.
+
+Uses a client that `driver.cluster` lends it, on that client's event loop. See
+``docs/architecture.md`` for what it rests on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from joblib_distributed.driver.heartbeats import Heartbeats
+
+#: Seconds that a scheduler may take to answer before its connection counts as dead: one
+#: that is cut without a word looks like one that is silent. A guess: far above what a
+#: scheduler takes that has thousands of tasks to handle.
+ANSWER_TIMEOUT = 10.0
+
+#: Seconds after which what has been computed, but has not come, is gathered once more;
+#: twice that after each try, as it may only be large. A guess.
+GATHER_TIMEOUT = 2.0
+
+#: How often a result is gathered at a time, at most. A guess.
+GATHERS = 4
+
+
+class Look(NamedTuple):
+    """What the scheduler says."""
+
+    #: Its state of each attempt; None for one it does not know.
+    states: Mapping[str, str | None]
+    #: Threads of the whole cluster.
+    threads: int
+    #: Attempts, or their results, that only workers have which have stopped reporting.
+    silent: frozenset[str]
+
+
+async def look(
+    client: Any, keys: Collection[str], heartbeats: Heartbeats, frozen_after: float
+) -> Look | None:
+    """Ask the scheduler about attempts.
+
+    If it does not answer, its connection is ended: the client then makes a new one.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    keys : collection of str
+    heartbeats : Heartbeats
+        Is added to.
+    frozen_after : float
+        Seconds after which a worker that does not report is silent.
+
+    Returns
+    -------
+    Look or None
+        None if there is no answer now.
+    """
+    comm = client.scheduler_comm
+    if client.status != "running" or comm is None:
+        return None
+    asking = asyncio.ensure_future(_ask(client, keys, heartbeats, frozen_after))
+    # Not by `wait_for`: see `driver.reach`.
+    done, _ = await asyncio.wait({asking}, timeout=ANSWER_TIMEOUT)
+    if done:
+        try:
+            return asking.result()
+        except (AttributeError, KeyError, OSError, RuntimeError):
+            return None  # the connection's own end is noticed elsewhere
+    asking.cancel()
+    # Unless another look has, and there is a new one.
+    if client.scheduler_comm is comm:
+        # Those in the pool were cut with it: each would be found out by a question.
+        client.rpc.remove(client.scheduler.address)
+        comm.abort()
+    return None
+
+
+async def _ask(
+    client: Any, keys: Collection[str], heartbeats: Heartbeats, frozen_after: float
+) -> Look:
+    states = await client.scheduler.get_task_status(keys=list(keys))
+    states = states or {}  # None from a scheduler that does not know the operation
+    threads = sum((await client.nthreads()).values())
+    silent: frozenset[str] = frozenset()
+    if keys or heartbeats.knows_silent(frozen_after):
+        found = await client.scheduler.identity()
+        last_seen = {a: worker["last_seen"] for a, worker in found["workers"].items()}
+        now = time.monotonic()
+        heartbeats.note(last_seen, now)
+        workers = heartbeats.silent(now, frozen_after)
+        silent = await _silent(client, states, workers)
+    return Look(states, threads, silent)
+
+
+async def _silent(
+    client: Any, states: Mapping[str, str | None], workers: frozenset[str]
+) -> frozenset[str]:
+    if not workers:
+        return workers
+    given = await client.processing(workers=list(workers))
+    running = states.keys() & set(itertools.chain(*given.values()))
+    ended = [key for key, state in states.items() if state == "memory"]
+    holders = await client.scheduler.who_has(keys=ended) if ended else {}
+    held = {key for key, has in holders.items() if has and workers.issuperset(has)}
+    return frozenset(running | held)
+
+
+async def fetch(client: Any, future: Any) -> Any:
+    """Return what a future has; as `Client.gather`, which may wait for a dead worker.
+
+    A gather that began before the scheduler heard of a death tries to reach that worker
+    for half a minute. Another one finds the result where it has been made anew.
+
+    Raises
+    ------
+    Exception
+        As `Client.gather`.
+    """
+    gathers: set[asyncio.Future[Any]] = set()
+    patience = GATHER_TIMEOUT
+    while True:
+        gathers.add(asyncio.ensure_future(client.gather(future, asynchronous=True)))
+        done: set[asyncio.Future[Any]] = set()
+        while not done:
+            has_ended = future.status == "finished"
+            done, _ = await asyncio.wait(
+                gathers, timeout=patience, return_when=asyncio.FIRST_COMPLETED
+            )
+            if has_ended and len(gathers) < GATHERS:
+                break
+        if done:
+            for gather in gathers - done:
+                gather.cancel()
+            return done.pop().result()
+        patience *= 2
