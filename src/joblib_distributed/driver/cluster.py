@@ -46,6 +46,7 @@ from joblib_distributed.driver.events import (
     Event,
     Looked,
 )
+from joblib_distributed.driver.fetching import fetch
 from joblib_distributed.driver.keys import has_idle_thread
 from joblib_distributed.driver.known import Durations, known_of
 from joblib_distributed.driver.reach import Reach
@@ -294,7 +295,7 @@ class Cluster:
         """Wait for an attempt's end, whatever it is, and post it."""
         try:
             # Until the bytes are here the result is not safe: its holder may die.
-            packed = await looks.fetch(self.client, future)
+            packed = await fetch(self.client, key, future)
             event: Event = _finished(key, unpack_report(packed), sharing)
         except KilledWorker as error:
             event = await self._killed(key, error)

@@ -19,13 +19,6 @@ from joblib_distributed.driver.heartbeats import Heartbeats
 #: scheduler takes that has thousands of tasks to handle.
 ANSWER_TIMEOUT = 10.0
 
-#: Seconds after which what has been computed, but has not come, is gathered once more;
-#: twice that after each try, as it may only be large. A guess.
-GATHER_TIMEOUT = 2.0
-
-#: How often a result is gathered at a time, at most. A guess.
-GATHERS = 4
-
 
 class Look(NamedTuple):
     """What the scheduler says."""
@@ -107,33 +100,3 @@ async def _silent(
     holders = await client.scheduler.who_has(keys=ended) if ended else {}
     held = {key for key, has in holders.items() if has and workers.issuperset(has)}
     return frozenset(running | held)
-
-
-async def fetch(client: Any, future: Any) -> Any:
-    """Return what a future has; as `Client.gather`, which may wait for a dead worker.
-
-    A gather that began before the scheduler heard of a death tries to reach that worker
-    for half a minute. Another one finds the result where it has been made anew.
-
-    Raises
-    ------
-    Exception
-        As `Client.gather`.
-    """
-    gathers: set[asyncio.Future[Any]] = set()
-    patience = GATHER_TIMEOUT
-    while True:
-        gathers.add(asyncio.ensure_future(client.gather(future, asynchronous=True)))
-        done: set[asyncio.Future[Any]] = set()
-        while not done:
-            has_ended = future.status == "finished"
-            done, _ = await asyncio.wait(
-                gathers, timeout=patience, return_when=asyncio.FIRST_COMPLETED
-            )
-            if has_ended and len(gathers) < GATHERS:
-                break
-        if done:
-            for gather in gathers - done:
-                gather.cancel()
-            return done.pop().result()
-        patience *= 2
