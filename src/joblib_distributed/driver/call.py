@@ -57,6 +57,10 @@ LOSSES_ALLOWED = 100
 #: or a host has room for too little and evicts them again. A guess.
 MISSES_ALLOWED = 10
 
+#: Attempts that carry the same tasks, one after the other has fallen silent: a task whose
+#: C code keeps its worker from reporting must not take all the others, too. A guess.
+RACING_ALLOWED = 3
+
 #: How often a task that is alone may be killed with its worker. The scheduler itself
 #: tries such a task on `allowed-failures` + 1 workers, 4 by default, before it says so.
 SOLO_DEATHS_ALLOWED = 0
@@ -231,10 +235,12 @@ class Call:
 
     def _race(self, attempt: Attempt, silent: frozenset[str]) -> Iterable[Instruction]:
         """Send what a worker that has fallen silent was given to another, too."""
-        if all(key in silent for key in attempt.race & self._in_flight.keys()):
-            for entry in attempt.entries:
+        racing = attempt.race & self._in_flight.keys()
+        entries = [entry for entry in attempt.entries if self._is_wanted(entry)]
+        if entries and racing <= silent and len(attempt.race) < RACING_ALLOWED:
+            for entry in entries:
                 entry.worker = ""
-            yield self._attempt(attempt.entries, attempt.solo, attempt.race)
+            yield self._attempt(entries, attempt.solo, attempt.race)
 
     # ------------------------------------------------------------------------- events
     def _on_dispatched(self, event: Dispatched) -> Iterable[Instruction]:
@@ -344,9 +350,10 @@ class Call:
         if attempt is None:
             return
         yield Release([event.key])
-        if self._is_raced(attempt):
-            return
         self._strays = True
+        if self._is_raced(attempt):
+            attempt.race.discard(event.key)  # it has cost no worker
+            return
         again = []
         for entry in attempt.entries:
             entry.losses += 1

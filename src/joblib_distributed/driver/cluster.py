@@ -383,11 +383,11 @@ class Cluster:
         try:
             states = await self.client.scheduler.get_task_status(keys=keys)
             threads = await self.client.nthreads()
-            silent = await self._silent_attempts(keys, options.frozen_after)
+            states = states or {}  # None from a scheduler that knows no such operation
+            silent = await self._silent_attempts(states, options.frozen_after)
         except (AttributeError, KeyError, OSError, RuntimeError):
             # No answer now: the connection's own end is noticed elsewhere.
             return
-        states = states or {}  # None from a scheduler that does not know the operation
         total = sum(threads.values())
         if self._embedded_threads is not None:
             # While its nannies restart workers it has none, but will.
@@ -398,18 +398,24 @@ class Cluster:
         post(Looked(now, states, total, options.is_constrained, silent))
 
     async def _silent_attempts(
-        self, keys: Sequence[str], timeout: float
+        self, states: Mapping[str, str | None], timeout: float
     ) -> frozenset[str]:
-        """Return those of these that workers have which have stopped reporting."""
+        """Return those of these that workers have which have stopped reporting.
+
+        Only while there are workers that do report: nobody else could run them.
+        """
         heartbeats = self._known.heartbeats
-        if not keys and not heartbeats.knows_silent(timeout):
+        if not states and not heartbeats.knows_silent(timeout):
             return frozenset()
         found = await self.client.scheduler.identity()
         last_seen = {a: worker["last_seen"] for a, worker in found["workers"].items()}
         now = time.monotonic()
         heartbeats.note(last_seen, now)
         silent = heartbeats.silent(now, timeout)
-        if not silent:
+        if not silent or not heartbeats.others(silent):
             return frozenset()
         given = await self.client.processing(workers=list(silent))
-        return frozenset(itertools.chain(*given.values())) & frozenset(keys)
+        # A result that is there and does not come is on such a worker, or is fetched
+        # together with one that is: dask waits for all that it fetches at a time.
+        stuck = (key for key, state in states.items() if state == "memory")
+        return frozenset(itertools.chain(stuck, *given.values())) & states.keys()
