@@ -25,7 +25,7 @@ from joblib_distributed.driver import heartbeats, running
 from joblib_distributed.driver.call import Call
 from joblib_distributed.driver.events import Event, Instruction, Looked
 from joblib_distributed.driver.known import known_of
-from support.tasks import in_thread, mark, marks, wait_for_file
+from support.tasks import in_thread, mark, marks, spin, wait_for_file
 from support.waiting import wait_until
 
 #: Less than the heartbeats that a worker must miss in any case.
@@ -204,40 +204,122 @@ def test_large_data_of_who_is_frozen(
         np.testing.assert_array_equal(each, large + number)
 
 
-@pytest.mark.slow
-def test_who_is_frozen_may_be_waited_for(
-    own_client: Client,
-    freeze: Callable[[int], None],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """``frozen_after=inf``: each task is executed once."""
-    looks = []
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[frozenset[str]]:
+    """What each look found to be silent."""
+    found: list[frozenset[str]] = []
     take_note = Call.note
 
     def note_looks(self: Call, event: Event) -> list[Instruction]:
         if isinstance(event, Looked):
-            looks.append(event.silent)
+            found.append(event.silent)
         return take_note(self, event)
 
     monkeypatch.setattr(Call, "note", note_looks)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole", [False, True], ids=["one", "all"])
+def test_who_is_frozen_may_be_waited_for(
+    whole: bool,
+    own_client: Client,
+    freeze: Callable[[int], None],
+    tmp_path: Path,
+    looks: list[frozenset[str]],
+) -> None:
+    """With ``frozen_after=inf``, or while nobody else could: nothing is run twice."""
     addresses = {pid: a for a, pid in own_client.run(os.getpid).items()}
-    result = call_in_thread(own_client, tmp_path, 6, frozen_after=float("inf"))
-    frozen = pid_of_first(tmp_path)
-    freeze(frozen)
+    frozen_after = FROZEN_AFTER if whole else float("inf")
+    result = call_in_thread(own_client, tmp_path, 6, frozen_after=frozen_after)
+    first = pid_of_first(tmp_path)
+    frozen = sorted(addresses) if whole else [first]
+    for pid in frozen:
+        freeze(pid)
     known = known_of(own_client).heartbeats
     wait_until(
-        lambda: addresses[frozen] in known.silent(time.monotonic(), FROZEN_AFTER),
+        lambda: (
+            known.silent(time.monotonic(), FROZEN_AFTER) == {*map(addresses.get, frozen)}
+        ),
         30,
         lambda: "nobody has noticed",
     )
     before = len(looks)
     wait_until(lambda: len(looks) > before + 3, 30, lambda: "nobody looks")
-    assert set(looks) == {frozenset()}
-    thaw(frozen)
+    assert set(looks[before:]) == {frozenset()}
+    for pid in frozen:
+        thaw(pid)
     mark(str(tmp_path), "go")
     assert result() == [i * 10 for i in range(6)]
-    assert [len(ran_on(tmp_path, i)) for i in range(6)] == [1] * 6
+    if not whole:  # when all thaw, one of them may be the first to be heard of
+        assert [len(ran_on(tmp_path, i)) for i in range(6)] == [1] * 6
+
+
+def fail_or_hold(folder: str, number: int) -> None:
+    note(folder, number)
+    wait_for_file(folder + "/go", timeout=45)
+    if number:
+        raise ValueError("the one that fails")
+
+
+@pytest.mark.slow
+def test_an_error_beside_who_is_frozen(
+    own_client: Client, freeze: Callable[[int], None], tmp_path: Path
+) -> None:
+    def call() -> Any:
+        with joblib.parallel_config(
+            backend="dask.distributed", client=own_client, frozen_after=FROZEN_AFTER
+        ):
+            return Parallel(n_jobs=2)(
+                delayed(fail_or_hold)(str(tmp_path), i) for i in range(2)
+            )
+
+    result = in_thread(call)
+    wait_until(lambda: ran_on(tmp_path, 1), 30, lambda: "it does not run")
+    freeze(pid_of_first(tmp_path))
+    mark(str(tmp_path), "go")
+    with pytest.raises(ValueError, match="the one that fails"):
+        result()
+    again = tmp_path / "again"
+    again.mkdir()
+    mark(str(again), "go")
+    assert call_in_thread(own_client, again, 4)() == [0, 10, 20, 30]
+
+
+def spin_or_note(folder: str, number: int) -> int:
+    """Run for a minute if the first worker to begin the first task runs it."""
+    note(folder, number)
+    if number == 0 and len(ran_on(Path(folder), 0)) == 1:
+        spin(folder, number)
+    return number
+
+
+def is_busy(dask_worker: Any) -> bool:
+    return bool(dask_worker.state.executing_count)
+
+
+@pytest.mark.slow
+def test_who_thaws_after_the_end_of_a_call_is_interrupted(
+    own_client: Client, freeze: Callable[[int], None], tmp_path: Path
+) -> None:
+    def call() -> Any:
+        with joblib.parallel_config(
+            backend="dask.distributed", client=own_client, frozen_after=FROZEN_AFTER
+        ):
+            return Parallel(n_jobs=2)(
+                delayed(spin_or_note)(str(tmp_path), i) for i in range(2)
+            )
+
+    result = in_thread(call)
+    wait_until(lambda: "running-0" in marks(tmp_path), 30, lambda: "it does not run")
+    frozen = pid_of_first(tmp_path)
+    freeze(frozen)
+    assert result() == [0, 1]
+    thaw(frozen)
+    wait_until(
+        lambda: not any(own_client.run(is_busy).values()), 30, lambda: "a task still runs"
+    )
+    assert "finished-0" not in marks(tmp_path)
 
 
 def hold_two(folder: str, number: int) -> int:
