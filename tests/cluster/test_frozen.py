@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import signal
 import threading
 import time
@@ -23,8 +24,10 @@ from joblib import Parallel, delayed
 
 from joblib_distributed.driver import heartbeats, running
 from joblib_distributed.driver.call import Call
+from joblib_distributed.driver.cluster import Cluster
 from joblib_distributed.driver.events import Event, Instruction, Looked
 from joblib_distributed.driver.known import known_of
+from joblib_distributed.options import Options
 from support.tasks import in_thread, mark, marks, spin, wait_for_file
 from support.waiting import wait_until
 
@@ -393,3 +396,19 @@ def test_results_of_who_is_frozen_that_are_not_fetched_yet(
         release.set()
         own_client._gather = gather
     assert result() == [0, 10]
+
+
+def test_a_look_that_cannot_tell_who_is_frozen_tells_the_rest(
+    own_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a worker leaves between two questions."""
+
+    async def fail(*_: object) -> frozenset[str]:
+        raise KeyError("a worker that has left")
+
+    monkeypatch.setattr(Cluster, "_silent_attempts", fail)
+    posted: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    Cluster(own_client).look(["unknown"], Options(), posted.put)
+    looked = posted.get(timeout=30)
+    assert isinstance(looked, Looked)
+    assert looked == Looked(looked.now, {"unknown": None}, 2)

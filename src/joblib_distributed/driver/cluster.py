@@ -384,10 +384,12 @@ class Cluster:
             states = await self.client.scheduler.get_task_status(keys=keys)
             threads = await self.client.nthreads()
             states = states or {}  # None from a scheduler that knows no such operation
-            silent = await self._silent_attempts(states, options.frozen_after)
         except (AttributeError, KeyError, OSError, RuntimeError):
             # No answer now: the connection's own end is noticed elsewhere.
             return
+        silent: frozenset[str] = frozenset()
+        with contextlib.suppress(AttributeError, KeyError, OSError, RuntimeError):
+            silent = await self._silent_attempts(states, options.frozen_after)
         total = sum(threads.values())
         if self._embedded_threads is not None:
             # While its nannies restart workers it has none, but will.
