@@ -158,10 +158,15 @@ class Options:
         return dataclasses.replace(self, workers=worker, allow_other_workers=True)
 
     def avoiding(self, others: Sequence[str]) -> Options:
-        """Return the same with others to be preferred, unless they name workers."""
+        """Return the same with others to be preferred, unless they say who may.
+
+        Of those that they prefer already, these are; if there are none, all are.
+        """
         if self.is_constrained or not others:
             return self
-        return dataclasses.replace(self, workers=list(others), allow_other_workers=True)
+        preferred = set(self.constraints()["workers"] or ()).intersection(others)
+        workers = sorted(preferred or others)
+        return dataclasses.replace(self, workers=workers, allow_other_workers=True)
 
     def portable(self) -> Options:
         """Return what of these options has a meaning in another process."""

@@ -85,15 +85,14 @@ async def _ask(
         now = time.monotonic()
         heartbeats.note(last_seen, now)
         workers = heartbeats.silent(now, frozen_after)
-        silent = await _silent(client, states, workers)
+        if workers and heartbeats.others(workers):  # nobody else could run them
+            silent = await _silent(client, states, workers)
     return Look(states, threads, silent)
 
 
 async def _silent(
     client: Any, states: Mapping[str, str | None], workers: frozenset[str]
 ) -> frozenset[str]:
-    if not workers:
-        return workers
     given = await client.processing(workers=list(workers))
     running = states.keys() & set(itertools.chain(*given.values()))
     ended = [key for key, state in states.items() if state == "memory"]
