@@ -65,6 +65,7 @@ _AS_IS = contextlib.nullcontext()
 #: What it looks like when the engine, not the task, failed. Before Python 3.11 the two
 #: errors of time are no `OSError`.
 _CONNECTION_ERRORS = (
+    asyncio.CancelledError,
     OSError,
     asyncio.TimeoutError,
     distributed.TimeoutError,
@@ -299,8 +300,9 @@ class Cluster:
             event: Event = _finished(key, unpack_report(packed), sharing)
         except KilledWorker as error:
             event = await self._killed(key, error)
-        except Exception as error:
-            # An error of the task is one, also if it looks like one of a connection.
+        except (Exception, asyncio.CancelledError) as error:
+            # Whoever cancelled what this waits for, the ledger must hear of it. An error
+            # of the task is one, also if it looks like one of a connection.
             if future.status != "error" and isinstance(error, _CONNECTION_ERRORS):
                 event = AttemptLost(key)
             else:

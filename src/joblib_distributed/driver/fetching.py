@@ -53,8 +53,10 @@ async def fetch(client: Any, key: str, future: Any) -> Any:
     patience = PATIENCE
     while future.status == "finished":
         asking = asyncio.ensure_future(client.scheduler.gather(keys=[key]))
-        done, _ = await asyncio.wait({asking}, timeout=patience)
-        if done:
+        await asyncio.wait({asking}, timeout=patience)
+        if asking.cancelled():  # as the pool does that makes the connection
+            raise OSError(f"the connection that asked for {key} was given up")
+        if asking.done():
             answer = asking.result()
             if answer["status"] != "OK":
                 raise OSError(f"no worker has the result of {key}")

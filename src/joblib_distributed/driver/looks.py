@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+import weakref
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -42,6 +43,7 @@ async def look(
     ----------
     client : distributed.Client
     keys : collection of str
+        In the order in which they were sent.
     heartbeats : Heartbeats
         Is added to.
     frozen_after : float
@@ -58,18 +60,48 @@ async def look(
     asking = asyncio.ensure_future(_ask(client, keys, heartbeats, frozen_after))
     # Not by `wait_for`: see `driver.reach`.
     done, _ = await asyncio.wait({asking}, timeout=ANSWER_TIMEOUT)
-    if done:
-        try:
-            return asking.result()
-        except (AttributeError, KeyError, OSError, RuntimeError):
-            return None  # the connection's own end is noticed elsewhere
-    asking.cancel()
-    # Unless another look has, and there is a new one.
+    if not done:
+        asking.cancel()
+        _end(client, comm)
+        return None
+    if asking.cancelled():
+        return None
+    try:
+        found = asking.result()
+    except (AttributeError, KeyError, OSError, RuntimeError):
+        return None  # the connection's own end is noticed elsewhere
+    if not _arrives(comm, keys, found.states):
+        _end(client, comm)
+    return found
+
+
+def _end(client: Any, comm: Any) -> None:
+    """End a connection; unless another look has, and there is a new one."""
     if client.scheduler_comm is comm:
         # Those in the pool were cut with it: each would be found out by a question.
         client.rpc.remove(client.scheduler.address)
         comm.abort()
-    return None
+
+
+#: Since when what was sent last by a connection has not arrived, and what that is.
+_unheard: weakref.WeakKeyDictionary[Any, tuple[str, float]] = weakref.WeakKeyDictionary()
+
+
+def _arrives(comm: Any, keys: Collection[str], states: Mapping[str, str | None]) -> bool:
+    """Whether what is sent by a connection arrives; it answers no question itself.
+
+    Nor does it if a question by another connection is answered, and for long says nothing
+    of the attempt that was sent last, though nothing is left to be written.
+    """
+    last = next(reversed([*keys]), "")
+    if not last or states.get(last) is not None or getattr(comm, "buffer", True):
+        _unheard.pop(comm, None)
+        return True
+    key, since = _unheard.get(comm, ("", 0.0))
+    if key != last:
+        _unheard[comm] = last, time.monotonic()
+        return True
+    return time.monotonic() - since < ANSWER_TIMEOUT
 
 
 async def _ask(
