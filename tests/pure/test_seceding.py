@@ -63,20 +63,30 @@ def test_call_within_a_call_does_not_leave_twice(pool: Pool) -> None:
     assert pool.log == ["left", "waits", "still waits", "rejoined"]
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, GeneratorExit])
-def test_thread_rejoins_after_an_error(pool: Pool, error: type[BaseException]) -> None:
+@pytest.mark.parametrize(
+    "error", [ValueError, KeyboardInterrupt, GeneratorExit, Interrupted]
+)
+def test_thread_rejoins_with_the_call_after_an_error(
+    pool: Pool, error: type[BaseException]
+) -> None:
+    """Until then it is outside: who holds the other threads may wait for this one."""
     with pytest.raises(error), seceded():
         raise error
-    assert pool.log == ["left", "rejoined"]
+    assert pool.log == ["left"]
+    with seceded():
+        pool.log.append("waits")
+    assert pool.log == ["left", "waits", "rejoined"]
     with seceded():
         pass
-    assert pool.log == ["left", "rejoined"] * 2
+    assert pool.log == ["left", "waits", "rejoined", "left", "rejoined"]
 
 
-def test_interrupted_thread_does_not_wait_to_rejoin(pool: Pool) -> None:
-    with pytest.raises(Interrupted), seceded():
-        raise Interrupted
-    assert pool.log == ["left"]
+def test_an_error_of_an_inner_call_leaves_it_to_the_outer_one(pool: Pool) -> None:
+    with seceded():
+        with pytest.raises(ValueError), seceded():
+            raise ValueError
+        pool.log.append("still waits")
+    assert pool.log == ["left", "still waits", "rejoined"]
 
 
 @pytest.mark.parametrize("obstacle", [ValueError(), AttributeError(), KeyError()])

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from distributed import get_worker, rejoin, secede
 
-from joblib_distributed.worker.interrupt import Interrupted, shielded
+from joblib_distributed.worker.interrupt import shielded
 
 
 class _ThisThread(threading.local):
@@ -31,27 +31,28 @@ def seceded() -> Iterator[None]:
 
     Outside of a dask task, and in one that has seceded already, it does nothing.
     """
-    if _this_thread.waiting == 0:
+    if _this_thread.waiting == 0 and not _this_thread.left:
         _this_thread.left = _leave_pool()
     _this_thread.waiting += 1
     thread = threading.get_ident()
-    unwanted = False
+    failed = False
     try:
         yield
-    except Interrupted:
-        # Rejoining may take long, and the task is about to end: its thread ends with it.
-        unwanted = True
+    except BaseException:
+        # Rejoining waits for another task to end, which may wait for this one: and that
+        # is probably about to end, and its thread with it. If it goes on, its next call
+        # brings it back.
+        failed = True
         raise
     finally:
         # A generator can be closed by another thread than the one that made it.
         if threading.get_ident() == thread:
             _this_thread.waiting -= 1
-            if _this_thread.waiting == 0 and _this_thread.left:
+            if _this_thread.waiting == 0 and _this_thread.left and not failed:
                 _this_thread.left = False
-                if not unwanted:
-                    # Interrupted half-way, the pool would count on a thread that ends.
-                    with shielded():
-                        rejoin()
+                # Interrupted half-way, the pool would count on a thread that ends.
+                with shielded():
+                    rejoin()
 
 
 def _leave_pool() -> bool:
