@@ -83,8 +83,8 @@ def test_thread_rejoins_with_the_call_after_an_error(
 
 def test_an_error_of_an_inner_call_leaves_it_to_the_outer_one(pool: Pool) -> None:
     with seceded():
-        with pytest.raises(ValueError), seceded():
-            raise ValueError
+        with pytest.raises(LookupError), seceded():
+            raise LookupError
         pool.log.append("still waits")
     assert pool.log == ["left", "still waits", "rejoined"]
 
