@@ -15,6 +15,7 @@ from importlib.metadata import version as _version
 import joblib as _joblib
 
 from joblib_distributed import errors
+from joblib_distributed.data.payload import _invoke as _invoke  # pickles refer to it
 from joblib_distributed.driver.backend import DaskDistributedBackend
 from joblib_distributed.driver.sources import get_client, shutdown
 from joblib_distributed.driver.traffic import Traffic, traffic_of_last_call

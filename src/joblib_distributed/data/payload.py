@@ -20,6 +20,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import importlib
 import itertools
 import math
 import operator
@@ -115,9 +116,23 @@ def pack_invocation(function: Callable[..., Any], *args: Any) -> bytes:
     Whatever `pickle.loads` is given as ``buffers`` takes the places, in their order, of
     each `place` among the arguments: that is how values come in that the engine brings.
     """
-    return pickle.dumps(
-        _Invocation(function, args), protocol=PROTOCOL, buffer_callback=_leave_out
-    )
+    invocation = _Invocation(_invoke, (function.__module__, function.__name__, *args))
+    if function.__module__.partition(".")[0] != _invoke.__module__:
+        invocation = _Invocation(function, args)
+    return pickle.dumps(invocation, protocol=PROTOCOL, buffer_callback=_leave_out)
+
+
+def _invoke(module: str, function: str, *args: object) -> object:
+    """Call a function of ours where it is unpickled.
+
+    By the name of the package alone. Two threads of a new process may unpickle at a time:
+    one that begins to import a module of the package, which needs the package, would wait
+    for another that imports the package, which needs the module.
+    """
+    return getattr(importlib.import_module(module), function)(*args)
+
+
+_invoke.__module__ = __name__.partition(".")[0]
 
 
 def _leave_out(buffer: pickle.PickleBuffer) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import time
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from joblib_distributed.driver.heartbeats import Heartbeats
@@ -73,6 +73,27 @@ async def look(
     if not _arrives(comm, keys, found.states):
         _end(client, comm)
     return found
+
+
+async def ask(client: Any, question: Callable[[], Awaitable[Any]]) -> Any:
+    """Return what a method of the client is told by the scheduler.
+
+    Raises
+    ------
+    OSError
+        If there is no answer; then its connection is ended.
+    """
+    comm = client.scheduler_comm
+    asking = asyncio.ensure_future(question())
+    await asyncio.wait({asking}, timeout=ANSWER_TIMEOUT)
+    if asking.cancelled():
+        raise OSError("the connection to the scheduler was given up")
+    if asking.done():
+        return asking.result()
+    asking.cancel()
+    if comm is not None:
+        _end(client, comm)
+    raise OSError(f"the scheduler has not answered within {ANSWER_TIMEOUT:g} seconds")
 
 
 def _end(client: Any, comm: Any) -> None:

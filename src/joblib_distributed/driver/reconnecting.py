@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
+import uuid
+import weakref
 from typing import Any
 
 import distributed.comm
@@ -18,30 +21,56 @@ import distributed.comm
 TRY_TIMEOUT = 5.0
 
 
+_NAMES = ("id", "_pending_msg_buffer", "_timeout", "status", "connection_args")
+
+
 def reconnect_for(client: Any, seconds: float) -> None:
     """Have a client look for a scheduler that it has lost for so many seconds.
 
-    Rests on ``Client._reconnect`` being awaited when the connection is lost, on
-    ``_timeout``, ``status`` and ``connection_args`` (distributed 2025.9 to 2026.8).
+    Rests on ``Client._reconnect`` being awaited when the connection is lost, on ``id``,
+    ``_pending_msg_buffer``, ``_timeout``, ``status`` and ``connection_args`` (distributed
+    2025.9 to 2026.8).
     Without them, it looks for as long as dask does.
     """
     reconnect = getattr(type(client), "_reconnect", None)
-    if reconnect is None or not hasattr(client, "_timeout"):
+    if reconnect is None or not all(hasattr(client, name) for name in _NAMES):
         return
 
+    is_back = _is_back.setdefault(client, threading.Event())
+    if client.status != "connecting":
+        is_back.set()
+
     async def reconnect_patiently() -> None:
+        is_back.clear()
         before = client._timeout
         deadline = time.monotonic() + seconds
-        await _wait_for_scheduler(client, seconds, deadline)
         try:
+            await _wait_for_scheduler(client, seconds, deadline)
+            # A new name: under the old one the scheduler, if it has not noticed yet that
+            # the connection is lost, would forget what it has to release, and end the new
+            # session with the old one. What was to be sent is of futures that end now.
+            client.id = f"{client.id.partition('+')[0]}+{uuid.uuid4().hex}"
+            client._pending_msg_buffer.clear()
             client._timeout = max(before, deadline - time.monotonic())
             if deadline < time.monotonic():
                 client._timeout = 0
             await reconnect(client)
         finally:
             client._timeout = before
+            is_back.set()
 
     client._reconnect = reconnect_patiently
+
+
+def wait_until_back(client: Any) -> None:
+    """Return when a client has its scheduler again, or has given it up."""
+    is_back = _is_back.get(client)
+    if is_back is not None:
+        is_back.wait()
+
+
+#: Whether clients are connected, as far as they have noticed.
+_is_back: weakref.WeakKeyDictionary[Any, threading.Event] = weakref.WeakKeyDictionary()
 
 
 async def _wait_for_scheduler(client: Any, seconds: float, deadline: float) -> None:
