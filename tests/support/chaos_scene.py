@@ -14,7 +14,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 from typing import Any
 
@@ -181,13 +181,15 @@ class ChaosScene(CommandScene):
         for process in processes:
             process.wait(DEADLINE)
 
-    def look(self) -> dict[str, int] | None:
+    def look(self, without: Set[str]) -> dict[str, int] | None:
         """Return the worker processes by address if all that is wanted is there."""
         slots = [slot for slot in self.cluster.slots if slot.is_wanted]
         if not all(slot.is_alive for slot in slots) or self.cluster.guest.is_alive:
             return None
         try:
-            if len(self.members()) != len(slots):
+            members = self.members()
+            # One that is gone is not to be asked: that would take until it times out.
+            if len(members) != len(slots) or members & without:
                 return None
             found = self.observer.run(os.getpid, on_error="return")
         except (OSError, RuntimeError, TimeoutError):
@@ -197,7 +199,7 @@ class ChaosScene(CommandScene):
         )
         return dict(found) if good else None
 
-    def wait_until_whole(self, without: set[int] | None = None) -> dict[str, int]:
+    def wait_until_whole(self, without: Set[str] = frozenset()) -> dict[str, int]:
         """Return the worker processes when all are there and none of `without` is.
 
         Raises
@@ -208,8 +210,8 @@ class ChaosScene(CommandScene):
         never = threading.Event()
         deadline = time.monotonic() + WHOLE_WITHIN
         while time.monotonic() < deadline:
-            found = self.look()
-            if found is not None and not (without or set()) & set(found.values()):
+            found = self.look(without)
+            if found is not None:
                 return found
             never.wait(LOOK_INTERVAL)
         raise AssertionError(
