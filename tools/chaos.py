@@ -105,6 +105,8 @@ class Injector:
         self._rng = random.Random(f"{seed}-faults")
         self._clock = clock
         self._over = threading.Event()
+        #: Set while the cluster is whole.
+        self.mended = threading.Event()
         #: All of them, in order.
         self.fired: list[Fired] = []
         #: Why no more can be fired, if that is so.
@@ -139,6 +141,7 @@ class Injector:
     def _run(self) -> None:
         try:
             pids = self._scene.wait_until_whole()
+            self.mended.set()
             while not self._over.wait(self._rng.uniform(*PAUSE)):
                 pids = self._fire(pids)
                 if self.memory is None and self._clock() > self._memory_at:
@@ -151,12 +154,14 @@ class Injector:
         # Of its own, so that what one fault draws does not change the next.
         rng = random.Random(self._rng.random())
         fired = Fired(name, self._clock())
+        self.mended.clear()
         self.fired.append(fired)
         gone = FAULTS[name](self._scene, rng, pids)
         over = self._clock()
         left = {address for address, pid in pids.items() if pid in gone}
         pids = self._scene.wait_until_whole(without=left)
         fired.whole = self._clock()
+        self.mended.set()
         say(f"{fired.at:7.1f} s: {name}, over after {over - fired.at:.1f} s,"
             f" whole after {fired.whole - fired.at:.1f} s")  # fmt: skip
         return pids
@@ -218,6 +223,8 @@ class Calls:
             self.slowest = max(self.slowest, (seconds, name))
         if failure is not None:
             self._judge(name, start, failure, seen)
+            # What has failed once is not to fail a hundred times.
+            self._injector.mended.wait(CALL_TIMEOUT / 2)
 
     def _judge(
         self, name: str, start: float, failure: Exception, seen: list[Fired]
@@ -259,7 +266,13 @@ def warm_up(options: dict[str, Any]) -> None:
         rng = random.Random(0)
         for call in chaos_calls.CALLS:
             call(rng)
-    asyncio.run(offload(int))  # by which dask reads large messages; its thread stays
+    # Threads that dask makes once, to read large messages and to say what is done.
+    asyncio.run(offload(int))
+    client = joblib_distributed.get_client(scheduler_host=options["scheduler_host"])
+    told = threading.Event()
+    client.submit(int).add_done_callback(lambda _: told.set())
+    if not told.wait(CALL_TIMEOUT):
+        raise AssertionError("dask has not called back")
 
 
 def watch(
