@@ -60,6 +60,8 @@ class Options:
     frozen_after : float
         Seconds without a sign of life after which what a worker was given is tried on
         another, too: whichever gives its results first. Infinite: never.
+    scheduler_timeout : float
+        Seconds for which a scheduler that was lost is looked for before the call fails.
     cap_n_jobs : bool
         Whether ``n_jobs`` limits the number of tasks that run at a time. If false,
         a call always uses the whole cluster.
@@ -84,6 +86,7 @@ class Options:
     allow_other_workers: bool = False
     wait_for_workers_timeout: float = 10
     frozen_after: float = 10
+    scheduler_timeout: float = 300
     cap_n_jobs: bool = True
 
     def __post_init__(self) -> None:
@@ -98,6 +101,7 @@ class Options:
         _check_count("deaths_allowed", self.deaths_allowed, least=0)
         _check_number("priority", self.priority, least=float("-inf"))
         _check_number("wait_for_workers_timeout", self.wait_for_workers_timeout)
+        _check_number("scheduler_timeout", self.scheduler_timeout)
         _check_number("frozen_after", self.frozen_after)
         _check_flag("allow_other_workers", self.allow_other_workers)
         _check_flag("cap_n_jobs", self.cap_n_jobs)
@@ -154,10 +158,15 @@ class Options:
         return dataclasses.replace(self, workers=worker, allow_other_workers=True)
 
     def avoiding(self, others: Sequence[str]) -> Options:
-        """Return the same with others to be preferred, unless they name workers."""
+        """Return the same with others to be preferred, unless they say who may.
+
+        Of those that they prefer already, these are; if there are none, all are.
+        """
         if self.is_constrained or not others:
             return self
-        return dataclasses.replace(self, workers=list(others), allow_other_workers=True)
+        preferred = set(self.constraints()["workers"] or ()).intersection(others)
+        workers = sorted(preferred or others)
+        return dataclasses.replace(self, workers=workers, allow_other_workers=True)
 
     def portable(self) -> Options:
         """Return what of these options has a meaning in another process."""

@@ -25,6 +25,7 @@ from joblib import Parallel, delayed
 
 from joblib_distributed import DaskDistributedBackend
 from joblib_distributed.driver import batching, running
+from joblib_distributed.driver.ahead import ReadAhead
 from joblib_distributed.driver.cluster import Cluster
 from joblib_distributed.errors import (
     ClusterClosedError,
@@ -507,13 +508,13 @@ def test_a_worker_that_joins_has_no_more_read_than_was_said(
     monkeypatch.setattr(running, "LOOK_INTERVAL", 0.1)
     monkeypatch.setattr(running, "QUIET", 0.0)
     looks = []
-    follow = running.RunningCall._follow_cluster
+    follow = ReadAhead.follow
 
-    def note_and_follow(self: running.RunningCall, threads: int) -> None:
+    def note_and_follow(self: ReadAhead, threads: int) -> None:
         looks.append(threads)
         follow(self, threads)
 
-    monkeypatch.setattr(running.RunningCall, "_follow_cluster", note_and_follow)
+    monkeypatch.setattr(ReadAhead, "follow", note_and_follow)
     read = []
 
     def tasks() -> Any:

@@ -25,12 +25,12 @@ import pytest
 from distributed import Client, LocalCluster, Nanny
 from distributed.batched import BatchedSend
 from distributed.protocol import to_serialize
-from distributed.scheduler import KilledWorker
+from distributed.scheduler import KilledWorker, heartbeat_interval
 from distributed.utils import offload
 from joblib import Parallel, delayed
 from joblib.parallel import BatchCompletionCallBack, BatchedCalls
 
-from joblib_distributed.driver import embedded, joblib_hooks, latency, sources
+from joblib_distributed.driver import embedded, heartbeats, joblib_hooks, latency, sources
 from joblib_distributed.driver.certificate import temporary_security
 from joblib_distributed.driver.cluster import Cluster
 from joblib_distributed.driver.latency import INTERVAL
@@ -322,6 +322,32 @@ def test_the_scheduler_tells_the_states_of_tasks(own_client: Client) -> None:
     )
     assert states == {future.key: "memory", "unknown": None}, because(
         "the scheduler's operation get_task_status", "driver.cluster.Cluster.look"
+    )
+
+
+def test_the_scheduler_tells_when_it_last_heard_of_each_worker(
+    own_client: Client,
+) -> None:
+    def last_seen() -> dict[str, float]:
+        found = own_client.sync(own_client.scheduler.identity)
+        return {a: worker["last_seen"] for a, worker in found["workers"].items()}
+
+    before = last_seen()
+    addresses = own_client.nthreads().keys()
+    assert before.keys() == addresses, because(
+        "the scheduler's operation identity", "driver.cluster.Cluster._silent_attempts"
+    )
+    wait_until(
+        lambda: all(now > before[a] for a, now in last_seen().items()),
+        30,
+        lambda: "nobody reports",
+    )
+
+
+@pytest.mark.parametrize("workers", [1, 10, 49, 50, 199, 200, 1000])
+def test_workers_report_as_often_as_is_believed(workers: int) -> None:
+    assert heartbeat_interval(workers) <= heartbeats.interval(workers), because(
+        "distributed.scheduler.heartbeat_interval", "driver.heartbeats.interval"
     )
 
 

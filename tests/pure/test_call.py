@@ -1565,6 +1565,541 @@ def test_timeout_of_zero_gives_up_at_the_first_look_at_what_was_sent_anew() -> N
     ]
 
 
+# ------------------------------------------------------------------------------- raced
+def silence(call: Call, *numbers: int, now: float = 0) -> list[Instruction]:
+    """Look at all attempts; the workers that have these have stopped reporting."""
+    states = dict.fromkeys(sorted(call.in_flight), "processing")
+    return call.handle(Looked(now, states, 4, silent=frozenset(map(key, numbers))))
+
+
+def raced(
+    *sizes: int, limit: int | None = None, retries: int = 0
+) -> tuple[Call, list[PackedTask]]:
+    """Return a call whose first attempt is raced by its last; and all tasks."""
+    call = new_call(limit, retries)
+    tasks = dispatch(call, *sizes)
+    assert silence(call, 1) == [Send(key(len(sizes) + 1), tasks[: sizes[0]])]
+    return call, tasks
+
+
+def raced_suspect(*others: int) -> tuple[Call, list[PackedTask]]:
+    """Return a call whose suspect, task 0, is out as attempts 2 and 3; and all tasks."""
+    call = new_call()
+    tasks = dispatch(call, 1)
+    call.handle(AttemptKilled(key(1), ""))
+    for number, size in enumerate(others, 1):
+        new = [task(len(tasks) + i) for i in range(size)]
+        assert call.handle(Dispatched(number, new)) == []
+        tasks += new
+    # Not the turn of the second one: it is that of the first.
+    assert silence(call, 2) == [Send(key(3), tasks[:1])]
+    return call, tasks
+
+
+def test_what_a_silent_worker_has_is_sent_again_once() -> None:
+    call = new_call()
+    tasks = dispatch(call, 2, 1)
+    assert silence(call) == []
+    assert silence(call, 1) == [Send(key(3), tasks[:2])]
+    for now in range(100):
+        assert silence(call, 1, now=now) == []
+    assert call.in_flight == {key(1), key(2), key(3)}
+
+
+def test_only_what_was_looked_at_is_raced() -> None:
+    call = new_call()
+    first, _ = dispatch(call, 1, 1)
+    both = frozenset([key(1), key(2)])
+    assert call.handle(Looked(0, {key(1): "processing"}, 4, silent=both)) == [
+        Send(key(3), [first])
+    ]
+
+
+def test_all_that_silent_workers_have_is_raced() -> None:
+    call = new_call()
+    first, _, third = dispatch(call, 1, 1, 1)
+    assert silence(call, 1, 3) == [Send(key(4), [first]), Send(key(5), [third])]
+
+
+@pytest.mark.parametrize("state", ["processing", "memory", "waiting", "queued"])
+def test_whatever_the_scheduler_says_of_what_a_silent_worker_has(state: str) -> None:
+    call = new_call()
+    tasks = dispatch(call, 2)
+    looked = Looked(0, {key(1): state}, 4, silent=frozenset([key(1)]))
+    assert call.handle(looked) == [Send(key(2), tasks)]
+
+
+@pytest.mark.parametrize(("winner", "loser"), [(1, 3), (3, 1)])
+def test_the_first_to_finish_wins(winner: int, loser: int) -> None:
+    call, tasks = raced(2, 1)
+    assert call.handle(finished(winner, value(0), value(1))) == [
+        Release([key(loser)]),
+        Deliver(0, tasks[:2], [value(0), value(1)]),
+        Release([key(winner)]),
+    ]
+    assert call.in_flight == {key(2)}
+    late = Outcome(Kind.VALUE, 0.5, b"late")
+    for event in (
+        finished(loser, late, late),
+        finished(loser, error(0), NOT_RUN),
+        finished(loser, MISSING, NOT_RUN),
+        AttemptKilled(key(loser), ""),
+        AttemptLost(key(loser)),
+        AttemptFailed(key(loser), ""),
+        Looked(1, {key(loser): None}, 4, silent=frozenset([key(loser)])),
+    ):
+        assert call.handle(event) == []
+    assert call.handle(finished(2, value(2))) == [
+        Deliver(1, [tasks[2]], [value(2)]),
+        Release([key(2)]),
+    ]
+    # The loser may be running: it is interrupted.
+    assert call.handle(Cancelled()) == [Interrupt()]
+
+
+@pytest.mark.parametrize(("ends", "stays"), [(1, 2), (2, 1)])
+@pytest.mark.parametrize("how", [AttemptKilled, AttemptFailed])
+def test_an_attempt_that_ends_while_another_is_out_is_only_released(
+    how: type[AttemptKilled | AttemptFailed], ends: int, stays: int
+) -> None:
+    call, tasks = raced(2)
+    assert call.handle(how(key(ends), "detail")) == [Release([key(ends)])]
+    assert call.in_flight == {key(stays)}
+    # What comes then is not held back by a suspect.
+    other = task(2)
+    assert call.handle(Dispatched(1, [other])) == [Send(key(3), [other])]
+    assert call.handle(finished(stays, value(0), value(1))) == [
+        Deliver(0, tasks, [value(0), value(1)]),
+        Release([key(stays)]),
+    ]
+    call.handle(finished(3, value(2)))
+    assert call.handle(Cancelled()) == []
+
+
+@pytest.mark.parametrize(("ends", "stays"), [(1, 2), (2, 1)])
+@pytest.mark.parametrize(
+    "state", ["heard", None, "no-worker", "stranded"], ids=lambda state: str(state)
+)
+def test_an_attempt_that_is_lost_while_another_is_out_is_only_released(
+    ends: int, stays: int, state: str | None
+) -> None:
+    call, tasks = raced(2)
+    if state == "heard":
+        assert call.handle(AttemptLost(key(ends))) == [Release([key(ends)])]
+    elif state is None:
+        *before, last = look(call, ends, "processing", None, None)
+        assert (before, last) == ([[], []], [Release([key(ends)])])
+    elif state == "no-worker":
+        assert look(call, ends, state) == [[Release([key(ends)])]]
+    else:
+        states = {key(ends): "queued"}
+        assert call.handle(Looked(0, states, 0)) == []
+        assert call.handle(Looked(10, states, 0)) == [Release([key(ends)])]
+    assert call.in_flight == {key(stays)}
+    assert call.handle(finished(stays, value(0), value(1))) == [
+        Deliver(0, tasks, [value(0), value(1)]),
+        Release([key(stays)]),
+    ]
+    # The engine may be wrong about it: the attempt may run.
+    assert call.handle(Cancelled()) == [Interrupt()]
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_what_is_lost_twice_over_is_sent_again_once(order: tuple[int, int]) -> None:
+    call, tasks = raced(2)
+    one, other = order
+    assert call.handle(AttemptLost(key(one))) == [Release([key(one)])]
+    assert call.handle(AttemptLost(key(other))) == [
+        Release([key(other)]),
+        Send(key(3), tasks),
+    ]
+    # It is a race no more: this one is raced as any is.
+    assert call.in_flight == {key(3)}
+    assert silence(call, 3) == [Send(key(4), tasks)]
+
+
+def test_only_the_last_loss_of_a_race_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "LOSSES_ALLOWED", 1)
+    call, (only,) = raced(1)
+    call.handle(AttemptLost(key(1)))
+    assert call.handle(AttemptLost(key(2)))[-1] == Send(key(3), [only])
+    _, failed = call.handle(AttemptLost(key(3)))
+    assert "was lost by the cluster 2 times" in message(failed)
+
+
+def test_what_is_stranded_twice_over_fails_once() -> None:
+    call, (first, _) = raced(2)
+    states = {key(1): "queued", key(2): "queued"}
+    assert call.handle(Looked(0, states, 0)) == []
+    release, again, failed = call.handle(Looked(10, states, 0))
+    assert (release, again) == (Release([key(1)]), Release([key(2)]))
+    assert isinstance(failed, DeliverError)
+    assert (failed.task, type(failed.error)) == (first, NoWorkersError)
+    assert call.in_flight == frozenset()
+
+
+def test_what_fails_to_start_twice_over_fails_once() -> None:
+    call, (first, _) = raced(2)
+    assert call.handle(AttemptFailed(key(2), "one")) == [Release([key(2)])]
+    release, failed = call.handle(AttemptFailed(key(1), "two"))
+    assert release == Release([key(1)])
+    assert isinstance(failed, DeliverError)
+    assert failed.task == first
+    assert "two" in message(failed)
+
+
+def test_what_is_killed_twice_over_becomes_suspect_once() -> None:
+    call, tasks = raced(2)
+    assert call.handle(AttemptKilled(key(1), "")) == [Release([key(1)])]
+    assert call.handle(AttemptKilled(key(2), "")) == [
+        Release([key(2)]),
+        alone(3, tasks[0]),
+    ]
+    assert call.handle(finished(3, value(0))) == [Release([key(3)]), alone(4, tasks[1])]
+    assert call.handle(finished(4, value(1))) == [
+        Deliver(0, tasks, [value(0), value(1)]),
+        Release([key(4)]),
+    ]
+
+
+def test_what_is_killed_and_lost_is_no_suspect() -> None:
+    """Nothing says that the attempt which was lost has died."""
+    call, tasks = raced(2)
+    call.handle(AttemptKilled(key(2), ""))
+    assert call.handle(AttemptLost(key(1))) == [Release([key(1)]), Send(key(3), tasks)]
+
+
+def test_when_all_have_fallen_silent_another_is_sent() -> None:
+    call, tasks = raced(2)
+    assert silence(call, 1) == []
+    assert silence(call, 2) == []  # the first has thawed
+    assert silence(call, 1, 2) == [Send(key(3), tasks)]
+    assert silence(call, 1, 2) == []
+    assert call.handle(finished(2, value(0), value(1))) == [
+        Release([key(1), key(3)]),
+        Deliver(0, tasks, [value(0), value(1)]),
+        Release([key(2)]),
+    ]
+    assert call.in_flight == frozenset()
+
+
+def test_a_task_that_silences_its_workers_does_not_take_them_all() -> None:
+    call, tasks = raced(2)
+    assert silence(call, 1, 2) == [Send(key(3), tasks)]
+    for now in range(100):
+        assert silence(call, 1, 2, 3, now=now) == []
+    # Nor does one that kills them.
+    assert call.handle(AttemptKilled(key(3), "")) == [Release([key(3)])]
+    assert silence(call, 1, 2) == []
+    assert call.handle(finished(1, value(0), value(1)))[0] == Release([key(2)])
+
+
+def test_what_is_lost_has_silenced_no_worker() -> None:
+    call, tasks = raced(2)
+    for number in range(3, 20):
+        assert call.handle(AttemptLost(key(number - 1))) == [Release([key(number - 1)])]
+        assert silence(call, 1) == [Send(key(number), tasks)]
+
+
+def test_what_was_raced_is_raced_anew_when_it_is_sent_again() -> None:
+    call, (first, second) = raced(2)
+    assert call.handle(finished(2, value(0), NOT_RUN)) == [
+        Release([key(1)]),
+        Release([key(2)]),
+        Send(key(3), [second]),
+    ]
+    assert silence(call, 3) == [Send(key(4), [second])]
+    assert call.handle(finished(3, value(1))) == [
+        Release([key(4)]),
+        Deliver(0, [first, second], [value(0), value(1)]),
+        Release([key(3)]),
+    ]
+
+
+@pytest.mark.parametrize(("winner", "loser"), [(1, 2), (2, 1)])
+def test_what_the_winner_has_not_run_is_sent_again(winner: int, loser: int) -> None:
+    call, tasks = raced(3)
+    assert call.handle(finished(winner, value(0), NOT_RUN, value(2))) == [
+        Release([key(loser)]),
+        Release([key(winner)]),
+        Send(key(3), [tasks[1]]),
+    ]
+    assert call.handle(finished(loser, value(0), value(1), value(2))) == []
+    assert call.handle(finished(3, value(1))) == [
+        Deliver(0, tasks, [value(0), value(1), value(2)]),
+        Release([key(3)]),
+    ]
+
+
+def test_an_error_in_a_race_takes_one_retry() -> None:
+    call, (only,) = raced(1, retries=1)
+    assert call.handle(finished(2, error(0))) == [
+        Release([key(1)]),
+        Release([key(2)]),
+        Send(key(3), [only]),
+    ]
+    assert call.handle(finished(1, error(0))) == []
+    assert silence(call, 3) == [Send(key(4), [only])]
+    assert call.handle(finished(3, error(0))) == [
+        Release([key(4)]),
+        DeliverError(0, only, error(0)),
+        Release([key(3)]),
+    ]
+    assert call.handle(finished(4, value(0))) == []
+
+
+def test_what_lacks_buffers_gives_up_the_race() -> None:
+    call, (first, second) = raced(2)
+    assert call.handle(finished(2, value(0), MISSING)) == [
+        Release([key(1)]),
+        lacks(2, second),
+        Release([key(2)]),
+    ]
+    assert call.in_flight == frozenset()
+    assert call.handle(finished(1, value(0), value(1))) == []
+    assert call.handle(supplied(2)) == [Send(key(3), [second], worker=THERE)]
+    assert call.handle(finished(3, value(1))) == [
+        Deliver(0, [first, second], [value(0), value(1)]),
+        Release([key(3)]),
+    ]
+
+
+def test_what_is_raced_is_bound_for_no_worker() -> None:
+    """It is the one that has fallen silent. But what goes along goes along."""
+    call = new_call()
+    (only,) = dispatch(call, 1)
+    call.handle(finished(1, MISSING))
+    assert call.handle(supplied(1, along=True)) == [
+        Send(key(2), [only], with_buffers=True, worker=THERE)
+    ]
+    assert silence(call, 2) == [Send(key(3), [only], with_buffers=True)]
+
+
+def test_a_race_goes_beyond_the_limit() -> None:
+    call, (first, second) = raced(1, 1, limit=2)
+    assert call.in_flight == {key(1), key(2), key(3)}
+    third, fourth = task(2), task(3)
+    assert call.handle(Dispatched(2, [third])) == []
+    assert call.handle(Dispatched(3, [fourth])) == []
+    # But nothing new is sent before there is room.
+    assert call.handle(finished(2, value(1))) == [
+        Deliver(1, [second], [value(1)]),
+        Release([key(2)]),
+    ]
+    assert call.handle(finished(3, value(0))) == [
+        Release([key(1)]),
+        Deliver(0, [first], [value(0)]),
+        Release([key(3)]),
+        Send(key(4), [third]),
+        Send(key(5), [fourth]),
+    ]
+
+
+def test_one_job_at_a_time_is_raced() -> None:
+    call = new_call(limit=1)
+    first, second = dispatch(call, 1, 1)
+    assert silence(call, 1) == [Send(key(2), [first])]
+    assert call.handle(finished(2, value(0))) == [
+        Release([key(1)]),
+        Deliver(0, [first], [value(0)]),
+        Release([key(2)]),
+        Send(key(3), [second]),
+    ]
+    assert call.in_flight == {key(3)}
+
+
+def test_the_rest_is_sent_while_there_is_a_race() -> None:
+    call, _ = raced(1)
+    other = task(1)
+    assert call.handle(Dispatched(1, [other])) == [Send(key(3), [other])]
+
+
+def test_what_nobody_wants_any_more_is_not_raced() -> None:
+    call, _ = sized_call(1)
+    first, second = task(0), task(1)
+    assert call.handle(Dispatched(0, [first, second])) == [
+        boxed(1, first),
+        boxed(2, second),
+    ]
+    assert call.handle(finished(1, error(0))) == [
+        DeliverError(0, first, error(0)),
+        Release([key(1)]),
+    ]
+    assert silence(call, 2) == []
+
+
+def test_what_is_still_wanted_of_an_attempt_is_raced() -> None:
+    call, policy = sized_call(0)
+    first, second, third = task(0), task(1), task(2)
+    call.handle(Dispatched(0, [first]))
+    policy.size = 2
+    assert call.handle(Dispatched(1, [second, third])) == [
+        boxed(1, first, second),
+        boxed(2, third),
+    ]
+    call.handle(finished(2, error(2)))
+    assert silence(call, 1) == [boxed(3, first)]
+    assert call.handle(finished(1, value(0), value(1))) == [
+        Release([key(3)]),
+        Deliver(0, [first], [value(0)]),
+        Release([key(1)]),
+    ]
+
+
+def test_deliveries_of_several_rows_are_raced_as_they_were_sent() -> None:
+    rows = [plain(0, 3), task(3), plain(4, 2)]
+    call, _ = merged_call(rows, [task(6)])
+    policy_says = [*rows, task(6)]
+    assert silence(call, 1) == [boxed(2, *policy_says)]
+    # The winner has parted a row; what it has not run is sent again, in parts.
+    assert call.handle(
+        finished(2, values(0, 2), NOT_RUN, value(3), values(4, 2), value(6))
+    ) == [
+        Release([key(1)]),
+        Deliver(1, [task(6)], [value(6)]),
+        Release([key(2)]),
+        boxed(3, plain(2, 1)),
+    ]
+    assert call.handle(finished(1, values(0, 3), value(3), values(4, 2), value(6))) == []
+    assert silence(call, 3) == [boxed(4, plain(2, 1))]
+    assert call.handle(finished(4, values(2, 1))) == [
+        Release([key(3)]),
+        Deliver(
+            0,
+            [plain(0, 2), plain(2, 1), task(3), plain(4, 2)],
+            [values(0, 2), values(2, 1), value(3), values(4, 2)],
+        ),
+        Release([key(4)]),
+    ]
+    assert call.undelivered == 0
+
+
+def test_plain_neighbours_killed_twice_over_become_suspects_each() -> None:
+    call, _ = merged_call([plain(0, 2)])
+    assert silence(call, 1) == [boxed(2, plain(0, 2))]
+    assert call.handle(AttemptKilled(key(2), "")) == [Release([key(2)])]
+    assert call.handle(AttemptKilled(key(1), "")) == [
+        Release([key(1)]),
+        boxed_alone(3, plain(0, 1)),
+    ]
+    assert call.handle(finished(3, values(0, 1))) == [
+        Release([key(3)]),
+        boxed_alone(4, plain(1, 1)),
+    ]
+
+
+def test_the_policy_is_told_of_the_winner_only() -> None:
+    call, policy = merged_call([task(0)])
+    silence(call, 1)
+    call.handle(finished(2, value(0)))
+    call.handle(finished(1, value(0)))
+    assert policy.recorded == [(1, 0.5, task(0).nbytes)]
+
+
+def test_the_policy_is_told_of_all_that_is_in_flight() -> None:
+    call, policy = merged_call([task(0)])
+    silence(call, 1)
+    policy.asked.clear()
+    call.handle(Dispatched(1, [task(1)]))
+    assert policy.asked == [(1, 2)]
+
+
+def test_a_suspect_that_is_raced_stays_alone() -> None:
+    call, tasks = raced_suspect(1)
+    assert call.handle(Dispatched(2, [task(2)])) == []
+    assert not call.can_send
+    assert call.handle(AttemptKilled(key(3), "")) == [Release([key(3)])]
+    # Still alone, and nobody has been blamed: it may have been the neighbour's fault.
+    assert call.in_flight == {key(2)}
+    assert call.handle(Dispatched(3, [task(3)])) == []
+    assert call.handle(finished(2, value(0))) == [
+        Deliver(0, tasks[:1], [value(0)]),
+        Release([key(2)]),
+        Send(key(4), [tasks[1]]),
+        Send(key(5), [task(2)]),
+        Send(key(6), [task(3)]),
+    ]
+
+
+@pytest.mark.parametrize("order", [(2, 3), (3, 2)])
+def test_a_suspect_killed_in_both_attempts_is_to_blame(order: tuple[int, int]) -> None:
+    """Nothing else of the call was out when either died."""
+    call, tasks = raced_suspect(1)
+    one, other = order
+    assert call.handle(AttemptKilled(key(one), "one")) == [Release([key(one)])]
+    release, failed, sent = call.handle(AttemptKilled(key(other), "the other."))
+    assert release == Release([key(other)])
+    assert isinstance(failed, DeliverError)
+    assert (failed.task, type(failed.error)) == (tasks[0], WorkerDiedError)
+    assert "also when it ran alone: the other." in message(failed)
+    assert sent == Send(key(4), [tasks[1]])
+
+
+def test_a_suspect_lost_in_both_attempts_runs_alone_again() -> None:
+    call, tasks = raced_suspect(1)
+    assert call.handle(AttemptLost(key(2))) == [Release([key(2)])]
+    assert call.handle(AttemptLost(key(3))) == [Release([key(3)]), alone(4, tasks[0])]
+
+
+def test_a_suspect_killed_in_one_attempt_and_lost_in_the_other_is_one_still() -> None:
+    call, tasks = raced_suspect(1)
+    assert call.handle(AttemptKilled(key(3), "")) == [Release([key(3)])]
+    assert call.handle(AttemptLost(key(2))) == [Release([key(2)]), alone(4, tasks[0])]
+
+
+def test_a_raced_suspect_that_was_not_run_runs_alone_again() -> None:
+    call, tasks = raced_suspect(1)
+    assert call.handle(finished(3, NOT_RUN)) == [
+        Release([key(2)]),
+        Release([key(3)]),
+        alone(4, tasks[0]),
+    ]
+
+
+def test_a_raced_suspect_whose_first_attempt_is_lost_is_raced_on() -> None:
+    """Neither is it the turn of the next attempt then: see `RunningCall`."""
+    call, tasks = raced_suspect()
+    assert call.handle(AttemptLost(key(2))) == [Release([key(2)])]
+    assert silence(call, 3) == [Send(key(4), tasks)]
+
+
+def test_suspects_wait_for_the_end_of_a_race() -> None:
+    call, tasks = raced(1, 1)
+    assert call.handle(AttemptKilled(key(2), "")) == [Release([key(2)])]
+    assert call.handle(finished(3, value(0))) == [
+        Release([key(1)]),
+        Deliver(0, [tasks[0]], [value(0)]),
+        Release([key(3)]),
+        alone(4, tasks[1]),
+    ]
+
+
+def test_what_is_out_when_suspects_wait_is_raced() -> None:
+    call = new_call()
+    tasks = dispatch(call, 1, 1)
+    assert call.handle(AttemptKilled(key(2), "")) == [Release([key(2)])]
+    assert silence(call, 1) == [Send(key(3), [tasks[0]])]
+
+
+def test_a_race_at_the_end_of_a_call_is_released_and_interrupted() -> None:
+    call, _ = raced(1, 1)
+    assert call.handle(Cancelled()) == [Release([key(1), key(2), key(3)]), Interrupt()]
+    assert call.in_flight == frozenset()
+    for number in (1, 2, 3):
+        assert call.handle(finished(number, value(0))) == []
+    assert silence(call, 1) == []
+
+
+def test_a_race_ends_with_the_cluster() -> None:
+    call, _ = raced(1)
+    closed = ClusterClosedError("closed")
+    assert call.handle(ClusterFailed(closed)) == [
+        DeliverError(0, None, closed),
+        Release([key(1), key(2)]),
+        Interrupt(),
+    ]
+
+
 # ------------------------------------------------------------------------------ the end
 def test_failed_cluster_fails_every_delivery() -> None:
     call = new_call(limit=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import pytest
@@ -30,7 +30,7 @@ from joblib_distributed.data.tasks import PackedTask, PlainTasks, Tasks
 from joblib_distributed.driver import call as ledger
 from joblib_distributed.driver import entries
 from joblib_distributed.driver.batching import BatchPolicy
-from joblib_distributed.driver.call import Call
+from joblib_distributed.driver.call import RACING_ALLOWED, Call
 from joblib_distributed.driver.entries import LOOKS_BEFORE_LOST
 from joblib_distributed.driver.events import (
     AttemptFailed,
@@ -153,6 +153,16 @@ def joined(tasks: Sequence[ModelTask]) -> Outcome:
     return Outcome(Kind.VALUE, seconds, values, plain=len(tasks))
 
 
+@dataclasses.dataclass(eq=False)
+class ModelRace:
+    """Attempts that carry the same tasks: one, or more if workers fell silent."""
+
+    #: Of all but those that were lost.
+    keys: set[str] = dataclasses.field(default_factory=set)
+    #: How many are to be sent.
+    due: int = 0
+
+
 @dataclasses.dataclass
 class ModelAttempt:
     """An attempt as the engine has it."""
@@ -161,6 +171,7 @@ class ModelAttempt:
     #: Of each task, the row that it was sent in.
     rows: list[int]
     sent_at: float
+    race: ModelRace
     arrived: bool = False
     unknown: int = 0
     stranded_since: float | None = None
@@ -229,6 +240,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.held: dict[str, list[ModelTask]] = {}
         #: Attempts whose buffers have been brought.
         self.supplied: list[str] = []
+        #: What must be sent next because a worker has fallen silent.
+        self.to_race: list[tuple[ModelRace, list[ModelTask]]] = []
         #: The attempt, and its tasks, that buffers must be asked for next.
         self.lacking: tuple[str, list[ModelTask]] | None = None
 
@@ -237,6 +250,7 @@ class LedgerMachine(RuleBasedStateMachine):
         instructions = self.call.handle(event)
         for instruction in instructions:
             self.carry_out(instruction)
+        assert not self.to_race, "what a silent worker has is not raced"
         return instructions
 
     def carry_out(self, instruction: Instruction) -> None:
@@ -268,14 +282,20 @@ class LedgerMachine(RuleBasedStateMachine):
             assert not task.done, "a task that gave its value is sent again"
             assert task.delivery in self.open, "nobody wants this task"
             assert task.index not in self.expected_errors, "a failed task is sent again"
-            assert not any(task in a.tasks for a in self.in_flight.values())
             assert not self.is_held(task), "a task is sent before its buffers are there"
-        assert send.solo == any(task.suspect for task in tasks)
+        race = self.check_race(send, tasks) if self.to_race else ModelRace()
+        if race.keys:
+            assert not send.solo, "a second turn is asked for"
+        else:
+            assert not any(t in a.tasks for a in self.in_flight.values() for t in tasks)
+            assert self.limit is None or len(self.in_flight) < self.limit
+            assert send.solo == any(task.suspect for task in tasks)
         if send.solo:
             assert len(tasks) == 1, "a suspect shares its attempt"
             assert not self.in_flight, "a suspect runs beside others"
-        else:
+        elif not race.keys:
             assert not self.suspects(), "an attempt is sent while there are suspects"
+        race.keys.add(send.key)
         assert {send.with_buffers} == {task.along for task in tasks}
         assert {send.worker} == {task.worker for task in tasks}
         if self.policy is None:
@@ -284,9 +304,21 @@ class LedgerMachine(RuleBasedStateMachine):
         else:
             assert send.box == self.policy.patience
         numbers = [number for number, row in enumerate(rows) for _ in row]
-        attempt = ModelAttempt(tasks, numbers, self.now)
+        attempt = ModelAttempt(tasks, numbers, self.now, race)
         attempt.stranded_since, tasks[0].stranded_since = tasks[0].stranded_since, None
         self.in_flight[send.key] = attempt
+
+    def check_race(self, send: Send, tasks: list[ModelTask]) -> ModelRace:
+        race, expected = self.to_race.pop(0)
+        assert tasks == expected, "another attempt carries other tasks"
+        assert send.worker == "", "what is raced is bound for the silent worker"
+        race.due -= 1
+        return race
+
+    def racing(self, key: str, gone: Collection[str] = ()) -> set[str]:
+        """Keys of the others that carry the tasks of an attempt."""
+        keys = self.in_flight[key].race.keys & self.in_flight.keys()
+        return keys - {key} - set(gone)
 
     def tasks_of(self, row: Tasks) -> list[ModelTask]:
         """Find what was sent, or delivered, in the model."""
@@ -377,13 +409,30 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.expected_errors[task.index] = task.error
         return outcomes + [NOT_RUN] * (len(tasks) - len(begun))
 
-    def lose_attempt(self, attempt: ModelAttempt) -> None:
+    def lose_attempt(self, key: str, gone: Collection[str] = ()) -> None:
+        attempt = self.in_flight[key]
         self.strays = True
+        if self.is_raced(key, gone):
+            attempt.race.keys.discard(key)
+            return
         for task in attempt.tasks:
             task.losses += 1
             if task.losses > LOSSES_ALLOWED:
                 phrase = f"was lost by the cluster {task.losses} times"
                 self.expected_errors[task.index] = Ours(TaskLostError, phrase)
+
+    def is_raced(self, key: str, gone: Collection[str] = ()) -> bool:
+        return bool(self.racing(key, gone) or self.in_flight[key].race.due)
+
+    def win(self, key: str, outcomes: list[Outcome]) -> None:
+        """Have the outcomes of an attempt arrive: others that carry its tasks end."""
+        others = sorted(self.racing(key))
+        self.strays = self.strays or bool(others)
+        instructions = self.feed(AttemptFinished(key, "worker", outcomes))
+        released = [list(i.keys) for i in instructions if isinstance(i, Release)]
+        assert released == [*([others] if others else []), [key]]
+        if others:
+            assert isinstance(instructions[0], Release)
 
     def finish_attempt(self, key: str, most: int, stops: bool = True) -> None:
         attempt = self.in_flight[key]
@@ -393,8 +442,7 @@ class LedgerMachine(RuleBasedStateMachine):
         else:
             for task in attempt.tasks:
                 task.worker = ""  # its host has what they need: anybody may run the rest
-            reported = self.reported(attempt, outcomes)
-            self.feed(AttemptFinished(key, "worker", reported))
+            self.win(key, self.reported(attempt, outcomes))
 
     def reported(
         self, attempt: ModelAttempt, outcomes: Sequence[Outcome]
@@ -441,14 +489,23 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def kill_attempts(self, keys: Sequence[str]) -> None:
         for key in keys:
-            tasks = self.in_flight[key].tasks
-            for task in tasks:
+            raced = self.is_raced(key)
+            for task in () if raced else self.in_flight[key].tasks:
                 if task.suspect:
                     self.expected_errors[task.index] = Ours(
                         WorkerDiedError, "when it ran alone: It died."
                     )
                 task.suspect = True
-            self.feed(AttemptKilled(key, "It died."))
+            instructions = self.feed(AttemptKilled(key, "It died."))
+            self.check_nothing_but_released(key, instructions if raced else None)
+
+    def check_nothing_but_released(
+        self, key: str, instructions: list[Instruction] | None
+    ) -> None:
+        """Nothing comes of the end of an attempt that is raced, but room for others."""
+        if instructions is not None:
+            assert instructions[0] == Release([key])
+            assert all(isinstance(other, Send) for other in instructions[1:])
 
     # ------------------------------------------------------------------------------ rules
     @precondition(lambda self: not self.over)
@@ -503,8 +560,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert outcomes is not None
         outcomes[begun] = MISSING
         self.miss(key, tasks[begun:])
-        reported = self.reported(attempt, outcomes)
-        self.feed(AttemptFinished(key, "worker", reported))
+        self.win(key, self.reported(attempt, outcomes))
         assert self.lacking is None, "buffers were not asked for"
 
     @precondition(lambda self: self.held)
@@ -522,7 +578,8 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def kill_a_worker(self, data: st.DataObject) -> None:
         """Several attempts die with their worker; none of them need be guilty."""
-        shared = [key for key in self.in_flight if not self.is_solo(key)]
+        shared = [k for k in self.in_flight if self.racing(k) or not self.is_solo(k)]
+        shared = shared[:1] if any(map(self.is_solo, shared)) else shared
         if shared:
             self.kill_attempts(
                 data.draw(st.lists(st.sampled_from(shared), unique=True, max_size=4))
@@ -532,18 +589,22 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(which=picks)
     def lose(self, which: int) -> None:
         key = self.pick(which)
-        self.lose_attempt(self.in_flight[key])
-        self.feed(AttemptLost(key))
+        raced = self.is_raced(key)
+        self.lose_attempt(key)
+        instructions = self.feed(AttemptLost(key))
+        self.check_nothing_but_released(key, instructions if raced else None)
 
     @precondition(lambda self: self.in_flight)
     @rule(which=picks)
     def fail_to_start(self, which: int) -> None:
         key = self.pick(which)
-        for task in self.in_flight[key].tasks:
+        raced = self.is_raced(key)
+        for task in () if raced else self.in_flight[key].tasks:
             self.expected_errors[task.index] = Ours(
                 TaskLostError, "gave nothing that could be had: It could not."
             )
-        self.feed(AttemptFailed(key, "It could not."))
+        instructions = self.feed(AttemptFailed(key, "It could not."))
+        self.check_nothing_but_released(key, instructions if raced else None)
 
     @precondition(lambda self: self.ended)
     @rule(which=picks, kind=st.integers(min_value=0, max_value=6))
@@ -555,7 +616,7 @@ class LedgerMachine(RuleBasedStateMachine):
             AttemptKilled(key, "late"),
             AttemptLost(key),
             AttemptFailed(key, "late"),
-            Looked(self.now, {key: None}, 1),
+            Looked(self.now, {key: None}, 1, silent=frozenset([key])),
             AttemptFinished(key, "worker", [MISSING] * self.ended[key]),
             Supplied("unknown" if key in self.held else key, "late", along=True),
         ]
@@ -582,13 +643,25 @@ class LedgerMachine(RuleBasedStateMachine):
         state = st.sampled_from(["processing", "queued", "erred", "no-worker", None])
         keys = st.sampled_from(list(self.in_flight))
         states = data.draw(st.dictionaries(keys, state, min_size=1))
+        silent = data.draw(st.one_of(st.just(frozenset()), st.frozensets(keys)))
         for _ in range(times):
             self.now += passed
             sent_at = {key: a.sent_at for key, a in self.in_flight.items()}
-            self.look_once(Looked(self.now, states, threads, constrained, sent_at))
+            self.look_once(
+                Looked(self.now, states, threads, constrained, sent_at, silent)
+            )
+
+    @precondition(lambda self: self.in_flight)
+    @rule(which=picks, all_of_them=st.booleans())
+    def fall_silent(self, which: int, all_of_them: bool) -> None:
+        """One worker does, or all that have the tasks of an attempt."""
+        key = self.pick(which)
+        keys = {key, *(self.racing(key) if all_of_them else ())}
+        states = dict.fromkeys(sorted(keys), "processing")
+        self.look_once(Looked(self.now, states, 4, False, silent=frozenset(keys)))
 
     def look_once(self, looked: Looked) -> None:
-        gone = []
+        gone: list[str] = []
         threads_at = self.threads_at
         if looked.threads:
             self.threads_at = self.now
@@ -609,18 +682,20 @@ class LedgerMachine(RuleBasedStateMachine):
                 if not attempt.arrived:
                     for task in attempt.tasks:
                         task.never_arrived += 1
-                self.lose_attempt(attempt)
+                self.lose_attempt(key, gone)
             elif self.is_to_be_renewed(attempt, said, looked):
                 gone.append(key)
                 for task in attempt.tasks:
                     task.renewed, task.worker = True, ""
                 attempt.tasks[0].stranded_since = attempt.stranded_since
-                self.lose_attempt(attempt)
+                self.lose_attempt(key, gone)
             elif attempt.stranded_since is not None and (
                 self.now - attempt.stranded_since >= STRANDED_TIMEOUT
             ):
                 gone.append(key)
-                self.strand_attempt(attempt, looked)
+                self.strand_attempt(key, gone, looked)
+            elif key in looked.silent:
+                self.race_attempt(key, gone, looked.silent)
         instructions = self.feed(looked)
         released = [i.keys for i in instructions if isinstance(i, Release)]
         assert released == [[key] for key in gone]
@@ -631,8 +706,31 @@ class LedgerMachine(RuleBasedStateMachine):
         renewed = any(task.renewed for task in attempt.tasks)
         return said == "no-worker" and looked.threads > 0 and not renewed
 
-    def strand_attempt(self, attempt: ModelAttempt, looked: Looked) -> None:
+    def race_attempt(
+        self, key: str, gone: Collection[str], silent: Collection[str]
+    ) -> None:
+        """Expect an attempt's tasks, if they are wanted, to be sent to another, too."""
+        attempt = self.in_flight[key]
+        wanted = [task for task in attempt.tasks if self.is_wanted(task)]
+        race = attempt.race
+        speaks = race.due or not self.racing(key, gone) <= set(silent)
+        if wanted and not speaks and len(race.keys) < RACING_ALLOWED:
+            for task in wanted:
+                task.worker = ""
+            race.due += 1
+            self.to_race.append((race, wanted))
+
+    def is_wanted(self, task: ModelTask) -> bool:
+        """Whether its delivery is to be made, and not to fail next."""
+        tasks = self.deliveries[task.delivery]
+        has_failed = any(other.index in self.expected_errors for other in tasks)
+        return task.delivery in self.open and not has_failed
+
+    def strand_attempt(self, key: str, gone: Collection[str], looked: Looked) -> None:
+        attempt = self.in_flight[key]
         self.strays = True
+        if self.is_raced(key, gone):
+            return
         phrase = "has no worker left"
         if looked.threads:
             phrase = "resources= allow" if looked.constrained else "probably paused"
@@ -692,12 +790,15 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_limit_holds(self) -> None:
-        assert self.limit is None or len(self.in_flight) <= self.limit
+        """But for what is raced: it counts once."""
+        races = {attempt.race for attempt in self.in_flight.values()}
+        assert self.limit is None or len(races) <= self.limit
+        assert all(len(race.keys) <= RACING_ALLOWED for race in races)
 
     @invariant()
     def a_suspect_in_flight_is_alone(self) -> None:
         if any(self.is_solo(key) for key in self.in_flight):
-            assert len(self.in_flight) == 1
+            assert len({attempt.race for attempt in self.in_flight.values()}) == 1
 
     @invariant()
     def nothing_waits_without_need(self) -> None:
@@ -715,7 +816,8 @@ class LedgerMachine(RuleBasedStateMachine):
             and not self.is_held(task)
         ]
         solo = any(self.is_solo(key) for key in self.in_flight)
-        if waiting and not solo and len(self.in_flight) != self.limit:
+        has_room = self.limit is None or len(self.in_flight) < self.limit
+        if waiting and not solo and has_room:
             assert self.policy is not None
             assert self.policy.last == 0
             assert self.in_flight, "tasks wait, and nothing will ever send them"

@@ -33,6 +33,7 @@ DEFAULTS = {
     "allow_other_workers": False,
     "wait_for_workers_timeout": 10,
     "frozen_after": 10,
+    "scheduler_timeout": 300,
     "cap_n_jobs": True,
 }
 
@@ -82,6 +83,9 @@ def test_options_are_frozen() -> None:
         ("wait_for_workers_timeout", 0),
         ("wait_for_workers_timeout", 0.5),
         ("wait_for_workers_timeout", math.inf),
+        ("frozen_after", 0),
+        ("frozen_after", 2.5),
+        ("frozen_after", math.inf),
         ("cap_n_jobs", False),
     ],
     ids=str,
@@ -231,6 +235,31 @@ def test_value_is_taken_as_it_is(name: str, value: object) -> None:
             {"wait_for_workers_timeout": -1},
             OptionValueError,
             "wait_for_workers_timeout must be at least 0, got -1.",
+        ),
+        (
+            {"frozen_after": -0.5},
+            OptionValueError,
+            "frozen_after must be at least 0, got -0.5.",
+        ),
+        (
+            {"frozen_after": math.nan},
+            OptionValueError,
+            "frozen_after must be at least 0, got nan.",
+        ),
+        (
+            {"frozen_after": True},
+            OptionTypeError,
+            "frozen_after must be a number, got True (bool).",
+        ),
+        (
+            {"frozen_after": "never"},
+            OptionTypeError,
+            "frozen_after must be a number, got 'never' (str).",
+        ),
+        (
+            {"frozen_after": None},
+            OptionTypeError,
+            "frozen_after must be a number, got None (NoneType).",
         ),
         (
             {"cap_n_jobs": "yes"},
@@ -421,6 +450,7 @@ EVERYTHING: dict[str, Any] = {
     "allow_other_workers": True,
     "wait_for_workers_timeout": 7,
     "frozen_after": 3,
+    "scheduler_timeout": 60,
     "cap_n_jobs": False,
 }
 
@@ -487,3 +517,65 @@ def test_a_folder_of_joblibs_is_made_whole_where_it_is_named(
     assert Memory.of({"temp_folder": "~/there"}).temp_folder == there
     assert Memory.of({"temp_folder": None}).temp_folder is None
     assert Memory.of({}).temp_folder is None
+
+
+# ----------------------------------------------------------------------------- avoiding
+ALIVE = ["tcp://one:1", "tcp://two:1"]
+
+
+def test_those_that_report_are_preferred_and_others_are_allowed() -> None:
+    options = Options(retries=2)
+    avoiding = options.avoiding(ALIVE)
+    assert changed(avoiding) == {
+        "retries": 2,
+        "workers": ALIVE,
+        "allow_other_workers": True,
+    }
+    assert not avoiding.is_constrained
+    assert changed(options) == {"retries": 2}
+
+
+@pytest.mark.parametrize(
+    ("keywords", "others"),
+    [
+        ({}, []),
+        ({"workers": "alice"}, ALIVE),
+        ({"workers": ["tcp://one:1", "alice"]}, ALIVE),
+        ({"resources": {"GPU": 1}}, ALIVE),
+        (
+            {"resources": {"GPU": 1}, "workers": ["alice"], "allow_other_workers": True},
+            ALIVE,
+        ),
+    ],
+)
+def test_what_the_user_said_of_who_may_goes_before_avoiding(
+    keywords: dict[str, Any], others: list[str]
+) -> None:
+    options = Options(**keywords)
+    assert options.avoiding(others) is options
+
+
+@pytest.mark.parametrize(
+    ("preferred", "left"),
+    [
+        ("tcp://two:1", ["tcp://two:1"]),
+        (["tcp://frozen:1", "tcp://two:1"], ["tcp://two:1"]),
+        (("tcp://two:1", "tcp://one:1"), ALIVE),
+        ("tcp://frozen:1", ALIVE),
+        ({"alice"}, ALIVE),
+    ],
+    ids=str,
+)
+def test_a_preference_is_kept_for_those_that_report(
+    preferred: Any, left: list[str]
+) -> None:
+    options = Options(workers=preferred, allow_other_workers=True)
+    assert changed(options.avoiding(ALIVE)) == {
+        "workers": left,
+        "allow_other_workers": True,
+    }
+
+
+def test_a_host_that_has_the_buffers_is_preferred_among_those_that_report() -> None:
+    assert Options().preferring("tcp://two:1").avoiding(ALIVE).workers == ["tcp://two:1"]
+    assert Options().preferring("tcp://frozen:1").avoiding(ALIVE).workers == ALIVE

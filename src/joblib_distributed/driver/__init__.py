@@ -17,6 +17,9 @@ Layout, top to bottom; each imports only what is below it::
     cluster.py      what the driver needs of a distributed.Client; posts events
     known.py        what all calls on one cluster know of it together
     latency.py      how soon the engine passes on what it is given
+    looks.py        what the scheduler says of attempts
+    fetching.py     fetches what attempts have given
+    reconnecting.py what happens when a client loses its scheduler
     checks.py       makes sure that a cluster can run tasks
     keys.py         keys of attempts, and what they tell; pure
     heartbeats.py   which workers have stopped reporting; pure

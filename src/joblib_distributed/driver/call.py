@@ -59,6 +59,10 @@ LOSSES_ALLOWED = 100
 #: or a host has room for too little and evicts them again. A guess.
 MISSES_ALLOWED = 10
 
+#: Attempts that carry the same tasks, one after the other has fallen silent: a task whose
+#: C code keeps its worker from reporting must not take all the others, too. A guess.
+RACING_ALLOWED = 3
+
 
 class Call:
     """The ledger of one `Parallel` call.
@@ -235,10 +239,12 @@ class Call:
 
     def _race(self, attempt: Attempt, silent: frozenset[str]) -> Iterable[Instruction]:
         """Send what a worker that has fallen silent was given to another, too."""
-        if silent.issuperset(attempt.rivals(self._in_flight)):
-            for entry in attempt.entries:
+        racing = attempt.rivals(self._in_flight)
+        entries = [entry for entry in attempt.entries if self._is_wanted(entry)]
+        if entries and silent.issuperset(racing) and len(attempt.race) < RACING_ALLOWED:
+            for entry in entries:
                 entry.worker = ""
-            yield self._attempt(attempt.entries, attempt.solo, attempt.race)
+            yield self._attempt(entries, attempt.solo, attempt.race)
 
     # ------------------------------------------------------------------------- events
     def _on_dispatched(self, event: Dispatched) -> Iterable[Instruction]:
@@ -354,9 +360,10 @@ class Call:
         if attempt is None:
             return
         yield Release([event.key])
-        if attempt.rivals(self._in_flight):
-            return
         self._strays = True
+        if attempt.rivals(self._in_flight):
+            attempt.race.discard(event.key)  # it has cost no worker
+            return
         again = []
         for entry in attempt.entries:
             entry.losses += 1

@@ -15,7 +15,7 @@ import math
 import pickle
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import distributed
@@ -28,7 +28,14 @@ from joblib_distributed.data.payload import BatchPayload, pack_invocation
 from joblib_distributed.data.store import Buffer
 from joblib_distributed.data.tasks import Sharing
 from joblib_distributed.data.transfer import Arrival
-from joblib_distributed.driver import checks, embedded, latency, refusals
+from joblib_distributed.driver import (
+    checks,
+    embedded,
+    latency,
+    looks,
+    reconnecting,
+    refusals,
+)
 from joblib_distributed.driver.checks import ANSWER_TIMEOUT
 from joblib_distributed.driver.events import (
     AttemptFailed,
@@ -39,6 +46,7 @@ from joblib_distributed.driver.events import (
     Event,
     Looked,
 )
+from joblib_distributed.driver.fetching import fetch
 from joblib_distributed.driver.keys import has_idle_thread
 from joblib_distributed.driver.known import Durations, known_of
 from joblib_distributed.driver.reach import Reach
@@ -87,15 +95,24 @@ class Cluster:
         Synchronous and connected.
     embedded_threads : int or None
         Size of the cluster if it is the one we started ourselves.
+    scheduler_timeout : float, optional
+        Seconds for which a scheduler that is lost is looked for; by default, dask's.
     """
 
-    def __init__(self, client: Client, embedded_threads: int | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        embedded_threads: int | None = None,
+        scheduler_timeout: float | None = None,
+    ) -> None:
         self.client = client
         self._embedded_threads = embedded_threads
         self._known = known_of(client)
         latency.send_soon(client)
         if self.is_embedded:
             latency.pass_on_soon(client.cluster.scheduler)
+        elif scheduler_timeout is not None:
+            reconnecting.reconnect_for(client, scheduler_timeout)
         self._lock = threading.Lock()
         #: Our reference to each attempt: while it lives, the engine keeps the attempt.
         self._futures: dict[str, Future[Any]] = {}
@@ -278,7 +295,7 @@ class Cluster:
         """Wait for an attempt's end, whatever it is, and post it."""
         try:
             # Until the bytes are here the result is not safe: its holder may die.
-            packed = await self.client.gather(future, asynchronous=True)
+            packed = await fetch(self.client, key, future)
             event: Event = _finished(key, unpack_report(packed), sharing)
         except KilledWorker as error:
             event = await self._killed(key, error)
@@ -390,36 +407,15 @@ class Cluster:
     async def _look(
         self, sent_at: Mapping[str, float], options: Options, post: Post
     ) -> None:
-        try:
-            states = await self.client.scheduler.get_task_status(keys=list(sent_at))
-            threads = await self.client.nthreads()
-            silent = await self._silent_attempts(sent_at, options.frozen_after)
-        except (AttributeError, KeyError, OSError, RuntimeError):
-            # No answer now: the connection's own end is noticed elsewhere.
+        heartbeats = self._known.heartbeats
+        look = await looks.look(self.client, sent_at, heartbeats, options.frozen_after)
+        if look is None:
             return
-        states = states or {}  # None from a scheduler that does not know the operation
-        total = sum(threads.values())
+        states, threads = look.states, look.threads
         if self._embedded_threads is not None:
             # While its nannies restart workers it has none, but will.
-            total = self._embedded_threads
+            threads = self._embedded_threads
             if not options.is_constrained:
                 states = {k: None if s is None else "waiting" for k, s in states.items()}
-        now = time.monotonic()
-        post(Looked(now, states, total, options.is_constrained, sent_at, silent))
-
-    async def _silent_attempts(
-        self, keys: Collection[str], timeout: float
-    ) -> frozenset[str]:
-        """Return those of these that workers have which have stopped reporting."""
-        heartbeats = self._known.heartbeats
-        if not keys and not heartbeats.knows_silent(timeout):
-            return frozenset()
-        found = await self.client.scheduler.identity()
-        last_seen = {a: worker["last_seen"] for a, worker in found["workers"].items()}
-        now = time.monotonic()
-        heartbeats.note(last_seen, now)
-        silent = heartbeats.silent(now, timeout)
-        if not silent:
-            return frozenset()
-        given = await self.client.processing(workers=list(silent))
-        return frozenset(itertools.chain(*given.values())) & frozenset(keys)
+        now, constrained = time.monotonic(), options.is_constrained
+        post(Looked(now, states, threads, constrained, sent_at, look.silent))

@@ -8,15 +8,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-#: Seconds between two heartbeats of a worker, for each worker of a large cluster: dask
-#: has each report less often the more there are (its scheduler's ``heartbeat_interval``).
-INTERVAL_PER_WORKER = 1 / 200
-
 #: Seconds for which what was noted is true. A guess: some times that between two looks.
 FRESH = 3.0
 
 #: Heartbeats in a row that a worker must miss, at least. A guess.
 MISSED = 3
+
+
+def interval(workers: int) -> float:
+    """Return the seconds between two heartbeats of each of so many workers, at most.
+
+    dask has each report less often the more there are: its scheduler's
+    ``heartbeat_interval``.
+    """
+    return 1.0 if workers < 50 else max(2.0, 1 + workers / 200)
 
 
 class Heartbeats:
@@ -46,7 +51,7 @@ class Heartbeats:
         """Return the workers not heard of for so many seconds, or several heartbeats."""
         if now - self._noted > FRESH:
             return frozenset()
-        timeout = max(timeout, MISSED * (1 + INTERVAL_PER_WORKER * len(self._last)))
+        timeout = max(timeout, MISSED * interval(len(self._last)))
         return frozenset(
             address for address, (_, since) in self._last.items() if now - since > timeout
         )

@@ -154,6 +154,8 @@ class RunningCall:
         # Any of joblib's callbacks: what carries an error back when no batch is at hand.
         self._any_callback: Callback | None = None
         self._sender = Sender(self.id, context, self.intake.scattered, sharing)
+        # Key of the suspect that has asked for its turn; empty if there is none.
+        self._turn = ""
         # When attempts were sent, by key; and after how many arrivals of buffers.
         self._sent_at: dict[str, float] = {}
         self._arrivals: dict[str, int] = {}
@@ -330,6 +332,7 @@ class RunningCall:
         if isinstance(instruction, Send):
             if instruction.solo:
                 granted = _Granted(instruction)
+                self._turn = instruction.key
                 self._cluster.turns.ask(
                     instruction.key, lambda: self._events.put(granted)
                 )
@@ -394,7 +397,10 @@ class RunningCall:
         for key in keys:
             self._sent_at.pop(key, None)
             self._arrivals.pop(key, None)
-            self._cluster.turns.give_back(key)
+        # A suspect that is raced has its turn until the last of its attempts has ended.
+        if self._turn and not self._ledger.in_flight:
+            self._cluster.turns.give_back(self._turn)
+            self._turn = ""
         self._cluster.release(keys)
 
     def _look(self) -> None:

@@ -68,7 +68,7 @@ def find_cluster(options: Options) -> Cluster:
         client = _own_client(kind, lambda: _connect_embedded(*kind))
         return Cluster(client, embedded_threads=size[0] * size[1])
     _check_usable(client)
-    return Cluster(client)
+    return Cluster(client, scheduler_timeout=options.scheduler_timeout)
 
 
 def get_client(**options: Any) -> Client:
