@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import gc
 import sys
 import threading
@@ -61,8 +60,11 @@ def _ledgers() -> list[str]:
 
 def print_state(scene: ChaosScene) -> None:
     """Print where the driver is, and what its cluster knows."""
-    sys.stdout.flush()
-    faulthandler.dump_traceback(sys.stdout)
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    for ident, frame in sys._current_frames().items():
+        print(
+            f"thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"
+        )
     print(f"ledgers: {_ledgers()}")
 
     def ask() -> None:
