@@ -47,7 +47,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support import chaos_calls
 from support.chaos_scene import DEADLY, FAULTS, ChaosScene, can_be_apart
-from support.chaos_state import brief, print_state
+from support.chaos_state import brief, known_tasks, print_state
 
 #: Seconds a call may take before it counts as hung.
 CALL_TIMEOUT = 120
@@ -364,6 +364,10 @@ def run(given: argparse.Namespace, folder: Path) -> int:
         end_at_once(folder)
     report(given.seed, calls, injector, stopped)
     keys = keys_left(scene.observer)
+    if keys:
+        client = joblib_distributed.get_client(scheduler_host=scene.address)
+        say(f"keys left: {scene.observer.run_on_scheduler(known_tasks)}")
+        say(f"of these known to {client.id}: {sorted(set(keys) & set(client.futures))}")
     scene.observer.run_on_scheduler(forget_spans)
     last = Memory(scene.observer)
     joblib_distributed.shutdown()

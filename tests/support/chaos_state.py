@@ -33,10 +33,15 @@ def brief(error: BaseException) -> str:
     return "\n".join(lines)
 
 
-def _tasks(dask_scheduler: Any) -> dict[str, Any]:
+def known_tasks(dask_scheduler: Any) -> dict[str, Any]:
+    """Return what the scheduler knows: tasks, workers and clients."""
     return {
         "tasks": {
-            str(key): (task.state, task.processing_on and task.processing_on.address)
+            str(key): (
+                task.state,
+                task.processing_on and task.processing_on.address,
+                [client.client_key for client in task.who_wants or ()],
+            )
             for key, task in dask_scheduler.tasks.items()
         },
         "workers": {
@@ -69,7 +74,7 @@ def print_state(scene: ChaosScene) -> None:
 
     def ask() -> None:
         with contextlib.suppress(Exception):
-            print(f"scheduler: {scene.observer.run_on_scheduler(_tasks)}")
+            print(f"scheduler: {scene.observer.run_on_scheduler(known_tasks)}")
             for worker, stacks in (scene.observer.call_stack() or {}).items():
                 for key, lines in stacks.items():
                     print(f"{worker} {key}:\n{''.join(lines)}")
