@@ -40,7 +40,12 @@ def known_tasks(dask_scheduler: Any) -> dict[str, Any]:
             str(key): (
                 task.state,
                 task.processing_on and task.processing_on.address,
-                [client.client_key for client in task.who_wants or ()],
+                # A session that was replaced has the name of its successor.
+                [
+                    (name, dask_scheduler.clients.get(name) is client)
+                    for client in task.who_wants or ()
+                    for name in [client.client_key]
+                ],
             )
             for key, task in dask_scheduler.tasks.items()
         },
