@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint conformance faults soak bounds nested sharing hosts store bench clean
+.PHONY: demo test lint conformance faults soak chaos bounds nested sharing hosts store bench clean
 
 demo: $(VENV)/demo-installed
 	$(BIN)/python examples/randomized_search.py --compare
@@ -29,10 +29,15 @@ faults: $(VENV)/test-installed
 	$(BIN)/python tools/faults.py $(FAULTS)
 
 # Random calls from three threads for SECONDS; every result checked, nothing left behind.
-SECONDS ?= 600
 SEED ?= 0
+soak: SECONDS ?= 600
 soak: $(VENV)/test-installed
 	$(BIN)/python tools/soak.py --seconds $(SECONDS) --seed $(SEED)
+
+# Random faults under random calls for SECONDS; nothing lost, wrong, hung, left behind.
+chaos: SECONDS ?= 3600
+chaos: $(VENV)/test-installed
+	$(BIN)/python tools/chaos.py --seconds $(SECONDS) --seed $(SEED)
 
 # A hundred nested grid searches in a row.
 nested: $(VENV)/test-installed

@@ -48,6 +48,16 @@ def test_soak() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
+def test_chaos() -> None:
+    faults = ("--faults", "worker-killed", "holder-killed", "joins")
+    output = run("tools/chaos.py", "--seconds", "12", *faults, timeout=110)
+    assert "calls with results lost: 0" in output
+    assert "calls with wrong results: 0" in output
+    assert "calls hung: 0" in output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
 def test_faults() -> None:
     rows = ("--rows", "worker-killed", "reset", "error")
     short = ("--backends", "ours", "--deadline", "30", "--variants", "flat-large")

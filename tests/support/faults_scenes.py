@@ -208,7 +208,7 @@ class CommandScene(Scene):
         for_workers: tuple[str, ...] = (),
     ) -> None:
         super().__init__(folder)
-        self.cluster = SupervisedCluster(str(self.store), is_apart, for_workers)
+        self.cluster = self.make_cluster(is_apart, for_workers)
         self.cluster.__enter__()
         # Not read again: it is written anew when the scheduler restarts.
         self._direct = self.address = self.cluster.address
@@ -219,6 +219,12 @@ class CommandScene(Scene):
             self.address = self.relay.address
         if given:
             self.connect(self.address)
+
+    def make_cluster(
+        self, is_apart: bool, for_workers: tuple[str, ...]
+    ) -> SupervisedCluster:
+        """Return the cluster, which is not started yet."""
+        return SupervisedCluster(str(self.store), is_apart, for_workers)
 
     def restart_scheduler(self) -> None:
         """Kill the scheduler and have it started again; look at the new one."""
