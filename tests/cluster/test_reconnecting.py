@@ -1,4 +1,4 @@
-"""A client whose connection is lost, and whose scheduler cannot be reached for a while."""
+"""A client that has lost its scheduler, and cannot reach it for a while."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def lines(text: str) -> list[str]:
 def awaited(relay: Relay, seconds: str) -> str:
     return (
         f"joblib_distributed: the connection to the scheduler at {relay.address} is "
-        f"lost. Waiting for it for up to {seconds} seconds (scheduler_timeout={seconds}); "
-        "calls go on when it is back."
+        f"lost. Waiting for it for up to {seconds} seconds "
+        f"(scheduler_timeout={seconds}); calls go on when it is back."
     )
 
 

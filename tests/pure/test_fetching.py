@@ -13,7 +13,7 @@ from joblib_distributed.driver.fetching import fetch
 
 pytestmark = pytest.mark.timeout(30)
 
-DEADLINE = 2
+DEADLINE = 10
 #: Far less than the deadline, so that a test may wait for it to be over several times.
 PATIENCE = 0.01
 GATHERED = b"gathered"
@@ -126,7 +126,8 @@ def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(scene(), DEADLINE))
+    # The loop then objects to whatever is done to it on another thread.
+    asyncio.run(asyncio.wait_for(scene(), DEADLINE), debug=True)
 
 
 # -------------------------------------------------------------------------- by a gather
