@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import dask
+import distributed.comm
 import joblib
 import pytest
 from distributed import Client, LocalCluster, Nanny
@@ -132,6 +133,53 @@ def test_joblib_goes_on_as_soon_as_results_arrive(
     (tmp_path / "go").touch()
     assert ended() == [0, 10, 20, 30]
     assert pauses == [], because("Parallel._retrieve", "joblib_hooks.wait_for_results")
+
+
+def test_joblib_raises_what_a_callback_says() -> None:
+    """A callback that is to raise says so by its `status`, and what by its `_result`."""
+    why = because(
+        "BatchCompletionCallBack, its status or _result", "joblib_hooks._raise_at_last"
+    )
+    for name in ("TASK_PENDING", "TASK_ERROR"):
+        assert hasattr(joblib.parallel, name), because(
+            f"joblib.parallel.{name}", "joblib_hooks"
+        )
+    with joblib.parallel_config(backend="threading"):
+        parallel = Parallel(n_jobs=2, return_as="generator")
+    assert list(parallel(delayed(abs)(-i) for i in range(2))) == [0, 1]
+    parallel._jobs.clear()
+    joblib_hooks._raise_at_last(parallel, error := ValueError("at last"))
+    (tracker,) = parallel._jobs
+    with pytest.raises(ValueError, match="at last") as caught:
+        tracker.get_result(timeout=None)
+    assert caught.value is error, why
+
+
+@pytest.mark.parametrize("return_as", ["list", "generator", "generator_unordered"])
+def test_joblib_raises_at_last_what_was_withheld(
+    backend: Client, return_as: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Live: all results of a generator come before."""
+    first, second = ValueError("first"), ValueError("second")
+    wait_for_results = joblib_hooks.wait_for_results
+
+    def withhold(parallel: Any, arrived: Any, withheld: list[Exception]) -> None:
+        withheld += [first, second]
+        wait_for_results(parallel, arrived, withheld)
+
+    monkeypatch.setattr(joblib_hooks, "wait_for_results", withhold)
+    parallel = Parallel(n_jobs=2, return_as=return_as)
+    found = []
+    with pytest.raises(ValueError, match="first") as caught:
+        found += parallel(delayed(abs)(-i) for i in range(6))
+    why = because(
+        "Parallel._jobs, or BatchCompletionCallBack", "joblib_hooks._raise_at_last"
+    )
+    assert caught.value is first, why
+    assert sorted(found) == ([] if return_as == "list" else [0, 1, 2, 3, 4, 5]), why
+    # Nothing is left for the next call.
+    monkeypatch.undo()
+    assert sorted(parallel(delayed(abs)(-i) for i in range(3))) == [0, 1, 2]
 
 
 def test_joblib_looks_at_the_clock_while_it_waits(
@@ -321,7 +369,7 @@ def test_the_scheduler_tells_the_states_of_tasks(own_client: Client) -> None:
         own_client.scheduler.get_task_status, keys=[future.key, "unknown"]
     )
     assert states == {future.key: "memory", "unknown": None}, because(
-        "the scheduler's operation get_task_status", "driver.cluster.Cluster.look"
+        "the scheduler's operation get_task_status", "driver.looks._ask"
     )
 
 
@@ -335,7 +383,7 @@ def test_the_scheduler_tells_when_it_last_heard_of_each_worker(
     before = last_seen()
     addresses = own_client.nthreads().keys()
     assert before.keys() == addresses, because(
-        "the scheduler's operation identity", "driver.cluster.Cluster._silent_attempts"
+        "the scheduler's operation identity", "driver.looks._ask"
     )
     wait_until(
         lambda: all(now > before[a] for a, now in last_seen().items()),
@@ -695,3 +743,134 @@ def test_a_task_of_a_worker_that_is_gone_waits_though_others_may_run_it(
         "the scheduler now gives such a task to any worker that joins: `renewed` in "
         "driver.call can go, and its row of the table of hooks in docs/architecture.md"
     )
+
+
+# ------------------------------------------------------------- a connection that is lost
+def on_loop(client: Client, function: Callable[[], Any]) -> Any:
+    """Call a function on a client's event loop."""
+
+    async def call() -> Any:
+        return function()
+
+    return client.sync(call)
+
+
+def test_a_connection_that_is_ended_is_made_anew(own_client: Client) -> None:
+    why = because("Client.scheduler_comm.abort, or Client.status", "driver.looks.look")
+    assert own_client.status == "running", why
+    before = own_client.scheduler_comm
+    assert isinstance(before, BatchedSend), why
+    on_loop(own_client, before.abort)
+    wait_until(
+        lambda: own_client.scheduler_comm not in (before, None),
+        30,
+        lambda: f"{why}; the client is {own_client.status}",
+    )
+    assert own_client.status == "running", why
+    assert own_client.submit(abs, -1).result(timeout=30) == 1, why
+
+
+def test_connections_to_the_scheduler_can_be_removed(own_client: Client) -> None:
+    async def ask_and_remove() -> tuple[bool, int]:
+        await own_client.scheduler.identity()
+        before = own_client.rpc.open
+        own_client.rpc.remove(own_client.scheduler.address)
+        return before > 0, own_client.rpc.open
+
+    why = because("Client.rpc.remove", "driver.looks.look")
+    assert own_client.sync(ask_and_remove) == (True, 0), why
+    # They are made anew.
+    assert own_client.sync(own_client.scheduler.identity)["type"] == "Scheduler", why
+
+
+def test_a_connection_tells_what_is_not_written(own_client: Client) -> None:
+    def send_two() -> tuple[int, int]:
+        stream = own_client.scheduler_comm
+        before = len(stream.buffer)
+        stream.send({"op": "heartbeat-client"})
+        return before, len(stream.buffer)
+
+    why = because("BatchedSend.buffer", "driver.looks._arrives")
+    before, after = on_loop(own_client, send_two)
+    assert after == before + 1, why
+    wait_until(lambda: own_client.scheduler_comm.buffer == [], 30, lambda: why)
+
+
+def test_the_client_says_when_it_has_lost_its_scheduler(own_client: Client) -> None:
+    """Live: it awaits its own `_reconnect`, which looks for so many seconds."""
+    why = because("Client._reconnect, or Client._timeout", "reconnecting.reconnect_for")
+    assert inspect.iscoroutinefunction(inspect.unwrap(Client._reconnect)), why
+    assert isinstance(own_client._timeout, (int, float)), why
+    assert "timeout = self._timeout" in inspect.getsource(Client._reconnect), why
+    statuses = []
+
+    async def reconnect() -> None:
+        statuses.append(own_client.status)
+        own_client._timeout = 0
+        await Client._reconnect(own_client)
+
+    own_client._reconnect = reconnect
+    on_loop(own_client, own_client.scheduler_comm.abort)
+    wait_until(lambda: own_client.status == "closed", 30, lambda: why)
+    assert statuses == ["connecting"], why
+    own_client._timeout = 10  # it is closed again by the fixture
+
+
+def test_the_scheduler_is_found_as_the_client_finds_it(own_client: Client) -> None:
+    async def connect() -> bool:
+        comm = await distributed.comm.connect(
+            own_client.scheduler.address, timeout=10, **own_client.connection_args
+        )
+        comm.abort()
+        return bool(comm.closed())
+
+    assert own_client.sync(connect), because(
+        "Client.connection_args", "driver.reconnecting._wait_for_scheduler"
+    )
+
+
+# --------------------------------------------------------------- what the scheduler tells
+def test_the_scheduler_gathers(own_client: Client) -> None:
+    async def gather(*keys: str) -> Any:
+        return await own_client.scheduler.gather(keys=list(keys))
+
+    why = because("the scheduler's operation gather", "driver.fetching.fetch")
+    future = own_client.submit(bytes, 3)
+    assert future.result(timeout=30) == b"\0\0\0"
+    answer = own_client.sync(gather, future.key)
+    assert answer == {"status": "OK", "data": {future.key: b"\0\0\0"}}, why
+    assert own_client.sync(gather, "unknown")["status"] == "error", why
+
+
+def test_the_scheduler_tells_who_has_results(own_client: Client) -> None:
+    member, _ = own_client.nthreads()
+    future = own_client.submit(abs, -1, workers=[member])
+    assert future.result(timeout=30) == 1
+
+    async def who_has(*keys: str) -> Any:
+        return await own_client.scheduler.who_has(keys=list(keys))
+
+    holders = own_client.sync(who_has, future.key, "unknown")
+    assert {key: list(has) for key, has in holders.items()} == {
+        future.key: [member],
+        "unknown": [],
+    }, because("the scheduler's operation who_has", "driver.looks._silent")
+
+
+def test_the_scheduler_tells_what_workers_are_to_do(
+    own_client: Client, tmp_path: Path
+) -> None:
+    member, other = own_client.nthreads()
+    future = own_client.submit(hold, str(tmp_path), 1, workers=[member])
+    wait_until(lambda: "running-1" in marks(tmp_path), 30, lambda: "it does not run")
+
+    async def processing(*workers: str) -> Any:
+        return await own_client.processing(workers=list(workers))
+
+    given = own_client.sync(processing, member, other)
+    mark(str(tmp_path), "go")
+    assert {worker: list(keys) for worker, keys in given.items()} == {
+        member: [future.key],
+        other: [],
+    }, because("Client.processing", "driver.looks._silent")
+    assert future.result(timeout=30) == 10

@@ -86,6 +86,11 @@ def test_options_are_frozen() -> None:
         ("frozen_after", 0),
         ("frozen_after", 2.5),
         ("frozen_after", math.inf),
+        ("deaths_allowed", 0),
+        ("deaths_allowed", 100),
+        ("scheduler_timeout", 0),
+        ("scheduler_timeout", 2.5),
+        ("scheduler_timeout", math.inf),
         ("cap_n_jobs", False),
     ],
     ids=str,
@@ -262,6 +267,61 @@ def test_value_is_taken_as_it_is(name: str, value: object) -> None:
             "frozen_after must be a number, got None (NoneType).",
         ),
         (
+            {"frozen_after": -math.inf},
+            OptionValueError,
+            "frozen_after must be at least 0, got -inf.",
+        ),
+        (
+            {"deaths_allowed": -1},
+            OptionValueError,
+            "deaths_allowed must be at least 0, got -1.",
+        ),
+        (
+            {"deaths_allowed": 1.0},
+            OptionTypeError,
+            "deaths_allowed must be a whole number, got 1.0 (float).",
+        ),
+        (
+            {"deaths_allowed": math.inf},
+            OptionTypeError,
+            "deaths_allowed must be a whole number, got inf (float).",
+        ),
+        (
+            {"deaths_allowed": True},
+            OptionTypeError,
+            "deaths_allowed must be a whole number, got True (bool).",
+        ),
+        (
+            {"deaths_allowed": None},
+            OptionTypeError,
+            "deaths_allowed must be a whole number, got None (NoneType).",
+        ),
+        (
+            {"scheduler_timeout": -1},
+            OptionValueError,
+            "scheduler_timeout must be at least 0, got -1.",
+        ),
+        (
+            {"scheduler_timeout": math.nan},
+            OptionValueError,
+            "scheduler_timeout must be at least 0, got nan.",
+        ),
+        (
+            {"scheduler_timeout": "5 minutes"},
+            OptionTypeError,
+            "scheduler_timeout must be a number, got '5 minutes' (str).",
+        ),
+        (
+            {"scheduler_timeout": False},
+            OptionTypeError,
+            "scheduler_timeout must be a number, got False (bool).",
+        ),
+        (
+            {"scheduler_timeout": None},
+            OptionTypeError,
+            "scheduler_timeout must be a number, got None (NoneType).",
+        ),
+        (
             {"cap_n_jobs": "yes"},
             OptionTypeError,
             "cap_n_jobs must be True or False, got 'yes' (str).",
@@ -363,10 +423,16 @@ def test_numbers_of_numpy_become_plain_ones() -> None:
         n_workers=np.int64(2),
         threads_per_worker=np.int8(3),
         retries=np.uint16(1),
+        deaths_allowed=np.int32(4),
         priority=np.float32(0.5),
     )
-    plain = (options.n_workers, options.threads_per_worker, options.retries)
-    assert plain == (2, 3, 1)
+    plain = (
+        options.n_workers,
+        options.threads_per_worker,
+        options.retries,
+        options.deaths_allowed,
+    )
+    assert plain == (2, 3, 1, 4)
     assert {type(number) for number in plain} == {int}
     assert (options.priority, type(options.priority)) == (0.5, float)
 
@@ -376,6 +442,9 @@ def test_numbers_of_numpy_become_plain_ones() -> None:
     ("wrong", "nearest"),
     [
         ("retry", "retries"),
+        ("deaths", "deaths_allowed"),
+        ("frozen", "frozen_after"),
+        ("scheduler_time", "scheduler_timeout"),
         ("n_worker", "n_workers"),
         ("nworkers", "n_workers"),
         ("worker", "workers"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from distributed.scheduler import KilledWorker
 
 from joblib_distributed.driver import refusals
 from joblib_distributed.errors import ClusterClosedError, SchedulerUnreachableError
@@ -69,3 +70,34 @@ def test_no_scheduler_tells_what_it_is_because_of() -> None:
 def test_no_scheduler_without_a_cause() -> None:
     message = str(refusals.no_scheduler("host:1", ValueError("no port")))
     assert "scheduler_host='host:1': no port. Check host and port" in message
+
+
+@pytest.mark.parametrize(
+    ("code", "described"),
+    [
+        (0, "exit code 0"),
+        (3, "exit code 3"),
+        (255, "exit code 255"),
+        (-9, "SIGKILL"),
+        (-11, "SIGSEGV"),
+        (-200, "signal 200"),  # no such signal
+    ],
+)
+def test_how_a_process_ended(code: int, described: str) -> None:
+    assert refusals.describe_exit(code) == described
+
+
+def test_a_death_is_told_with_how_the_last_worker_ended_if_that_is_known() -> None:
+    error = KilledWorker("key", WorkerState(), 3)
+    assert refusals.describe_death(error) == (
+        "4 workers died in turn, the last one tcp://there:1."
+    )
+    assert refusals.describe_death(error, "SIGKILL") == (
+        "4 workers died in turn, the last one tcp://there:1 (SIGKILL)."
+    )
+
+
+class WorkerState:
+    """What the scheduler knows of a worker, as far as it is told."""
+
+    address = "tcp://there:1"
