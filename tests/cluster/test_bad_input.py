@@ -72,7 +72,7 @@ def test_module_that_the_worker_lacks(tmp_path: Path) -> None:
             Parallel(n_jobs=2)([delayed(nothing)(0), task])
         story = str(caught.value.__cause__)
         name = "f" if task[0] is only_here.f else "nothing"
-        assert f"Task 1 ({name}) could not be unpickled on worker tcp://127." in story
+        assert f"Task 1 ({name}) could not be unpickled on worker tls://127." in story
         assert "ModuleNotFoundError: No module named 'only_here'" in story
         if sys.version_info >= (3, 11):
             assert "install it on every worker" in caught.value.__notes__[0]
@@ -240,7 +240,10 @@ def test_asynchronous_client(backend: Client) -> None:
 
     async def main() -> None:
         async with Client(
-            backend.scheduler.address, asynchronous=True, set_as_default=False
+            backend.scheduler.address,
+            security=backend.security,
+            asynchronous=True,
+            set_as_default=False,
         ) as client:
             with (
                 joblib.parallel_config(backend="dask.distributed", client=client),

@@ -145,5 +145,6 @@ def test_bounds_are_those_of_the_project() -> None:
         sys.path.remove(str(ROOT / "tools"))
     names = [pin.split("==")[0] for pin in lower_bounds()]
     assert names == [
-        "joblib", "distributed", "cloudpickle", "threadpoolctl", "xxhash", "dask",
+        "joblib", "distributed", "cloudpickle", "cryptography", "threadpoolctl", "xxhash",
+        "dask",
     ]  # fmt: skip

@@ -223,6 +223,23 @@ def _start(processes: int, threads: int, tls: bool) -> LocalCluster:
     )
 
 
+#: Folders that clusters of this process have worked in.
+_scratch_folders: set[Path] = set()
+
+#: What dask leaves in such a folder when nobody uses it any more.
+_LOCKS = frozenset({"global.lock", "purge.lock"})
+
+
+def _leave(folder: Path) -> None:
+    """Remove a folder of workers if none is using it; who begins to makes it anew."""
+    with contextlib.suppress(OSError):
+        if _LOCKS.issuperset(os.listdir(folder)):
+            for name in _LOCKS:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(folder / name)
+            os.rmdir(folder)
+
+
 def _scratch_folder() -> str | None:
     """Return where workers keep files; None for dask's own place.
 
@@ -240,6 +257,7 @@ def _scratch_folder() -> str | None:
             os.makedirs(folder, 0o700)
         with contextlib.suppress(StoreError):
             check_own(folder)
+            _scratch_folders.add(folder)
             return str(folder)
     raise AssertionError("numbers do not end")
 
@@ -271,6 +289,8 @@ def close_all() -> None:
         clusters = [_clusters.pop(key) for key in reversed(mine)]
     for cluster in clusters:
         _close(cluster)
+    for folder in _scratch_folders:
+        _leave(folder)
 
 
 def _close(cluster: LocalCluster) -> None:

@@ -7,6 +7,7 @@ Uses a client that `driver.cluster` lends it, on that client's event loop. See
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
 import weakref
@@ -132,15 +133,27 @@ async def _ask(
     states = states or {}  # None from a scheduler that does not know the operation
     threads = sum((await client.nthreads()).values())
     silent: frozenset[str] = frozenset()
-    if keys or heartbeats.knows_silent(frozen_after):
+    # Whoever cannot be told of does not keep the rest from being told.
+    with contextlib.suppress(AttributeError, KeyError, OSError, RuntimeError):
+        silent = await _silent_attempts(client, states, heartbeats, frozen_after)
+    return Look(states, threads, silent)
+
+
+async def _silent_attempts(
+    client: Any,
+    states: Mapping[str, str | None],
+    heartbeats: Heartbeats,
+    frozen_after: float,
+) -> frozenset[str]:
+    if states or heartbeats.knows_silent(frozen_after):
         found = await client.scheduler.identity()
         last_seen = {a: worker["last_seen"] for a, worker in found["workers"].items()}
         now = time.monotonic()
         heartbeats.note(last_seen, now)
         workers = heartbeats.silent(now, frozen_after)
         if workers and heartbeats.others(workers):  # nobody else could run them
-            silent = await _silent(client, states, workers)
-    return Look(states, threads, silent)
+            return await _silent(client, states, workers)
+    return frozenset()
 
 
 async def _silent(
