@@ -22,7 +22,7 @@ import pytest
 from distributed import Client, LocalCluster
 from joblib import Parallel, delayed
 
-from joblib_distributed.driver import heartbeats, looks, running
+from joblib_distributed.driver import heartbeats, running
 from joblib_distributed.driver.call import Call
 from joblib_distributed.driver.cluster import Cluster
 from joblib_distributed.driver.events import Event, Instruction, Looked
@@ -406,7 +406,7 @@ def test_a_look_that_cannot_tell_who_is_frozen_tells_the_rest(
     async def fail(*_: object) -> frozenset[str]:
         raise KeyError("a worker that has left")
 
-    monkeypatch.setattr(looks, "_silent_attempts", fail)
+    monkeypatch.setattr("joblib_distributed.driver.looks._silent_attempts", fail)
     posted: queue.SimpleQueue[Event] = queue.SimpleQueue()
     now = time.monotonic()
     Cluster(own_client).look({"unknown": now}, Options(), posted.put)
