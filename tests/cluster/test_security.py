@@ -303,7 +303,7 @@ def run(script: str, *arguments: str, **environment: str) -> tuple[str, str]:
 
 
 LOOK_FOR_MODULES = """
-import sys
+import os, sys
 import joblib, joblib_distributed
 from joblib import Parallel, delayed
 def entries():
@@ -311,6 +311,9 @@ def entries():
 with joblib.parallel_config(backend="dask.distributed", n_workers=2):
     within = Parallel()([delayed(entries)(), delayed(entries)()])
 print(*entries(), *within[0], sep="\\n")
+(folder,) = os.listdir(sys.argv[1])
+found = os.stat(os.path.join(sys.argv[1], folder))
+print(folder, found.st_uid, oct(found.st_mode), file=sys.stderr)
 """
 
 
@@ -318,14 +321,14 @@ def test_modules_are_imported_from_nowhere_that_others_may_write_to(
     tmp_path: Path,
 ) -> None:
     """Where they keep files is where dask has modules looked for first."""
-    out, _ = run(LOOK_FOR_MODULES, str(tmp_path), TMPDIR=str(tmp_path))
+    out, err = run(LOOK_FOR_MODULES, str(tmp_path), TMPDIR=str(tmp_path))
     entries = [Path(line) for line in out.split()]
     private = tmp_path / f"joblib-distributed-{os.getuid()}-workers-0"
     names = {entry.name.partition("-")[0] for entry in entries}
     assert names >= {"worker", "scheduler", "dask"}, "dask has changed: so may we"
     assert [entry for entry in entries if not entry.is_relative_to(private)] == []
-    assert private.stat().st_uid == os.getuid()
-    assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    assert err.split() == [private.name, str(os.getuid()), oct(stat.S_IFDIR | 0o700)]
+    assert list(tmp_path.iterdir()) == [], "the last one out leaves nothing"
 
 
 def test_shutdown_leaves_nothing_of_either() -> None:

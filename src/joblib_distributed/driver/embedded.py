@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import itertools
 import os
 import signal
 import tempfile
@@ -38,6 +37,11 @@ START_METHOD = "loky"
 #: Seconds that closing may take before the workers are killed. dask itself gives a busy
 #: worker 5; the rest is a guess.
 CLOSE_TIMEOUT = 10.0
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _SETTING = "distributed.worker.multiprocessing-method"
 
@@ -223,21 +227,38 @@ def _start(processes: int, threads: int, tls: bool) -> LocalCluster:
     )
 
 
-#: Folders that clusters of this process have worked in.
-_scratch_folders: set[Path] = set()
+#: Folders that clusters of this process have worked in, by process: each open, and with a
+#: shared lock, as long as they may.
+_scratch_folders: dict[tuple[int, Path], int] = {}
 
 #: What dask leaves in such a folder when nobody uses it any more.
-_LOCKS = frozenset({"global.lock", "purge.lock"})
+_LOCKS = ("dask-scratch-space/global.lock", "dask-scratch-space/purge.lock")
 
 
-def _leave(folder: Path) -> None:
-    """Remove a folder of workers if none is using it; who begins to makes it anew."""
-    with contextlib.suppress(OSError):
-        if _LOCKS.issuperset(os.listdir(folder)):
-            for name in _LOCKS:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(folder / name)
-            os.rmdir(folder)
+def _enter(folder: Path) -> bool:
+    """Keep a folder from being removed; False if it just has been."""
+    if (os.getpid(), folder) in _scratch_folders:
+        return True
+    descriptor = os.open(folder, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for one that is leaving
+    if os.fstat(descriptor).st_nlink == 0:
+        os.close(descriptor)
+        return False
+    _scratch_folders[os.getpid(), folder] = descriptor
+    return True
+
+
+def _leave(folder: Path, descriptor: int) -> None:
+    """Let go of a folder; the last one out removes it, unless there is more in it."""
+    with contextlib.suppress(OSError):  # somebody else is there, or something
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for name in _LOCKS:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(folder / name)
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(folder / "dask-scratch-space")
+        os.rmdir(folder)
+    os.close(descriptor)
 
 
 def _scratch_folder() -> str | None:
@@ -246,20 +267,24 @@ def _scratch_folder() -> str | None:
     They import modules from there: it must be a folder that no other user can put
     anything into. dask's own is that of whoever made ``/tmp/dask-scratch-space`` first.
     """
-    if not hasattr(os, "getuid"):  # Windows, where temporary files are the user's own
+    if fcntl is None:  # Windows, where temporary files are the user's own
         return None
     parent = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
-    for number in itertools.count():
+    number = 0
+    while True:
         # Always the same, so that what dead workers have left is found and removed; or
         # the next one, if another user has been there before.
         folder = Path(parent, f"joblib-distributed-{os.getuid()}-workers-{number}")
         with contextlib.suppress(FileExistsError):
             os.makedirs(folder, 0o700)
-        with contextlib.suppress(StoreError):
+        try:
             check_own(folder)
-            _scratch_folders.add(folder)
-            return str(folder)
-    raise AssertionError("numbers do not end")
+            if _enter(folder):
+                return str(folder)
+        except FileNotFoundError:  # the last one out has removed it
+            continue
+        except StoreError:
+            number += 1
 
 
 def _can_start_processes() -> bool:
@@ -289,8 +314,8 @@ def close_all() -> None:
         clusters = [_clusters.pop(key) for key in reversed(mine)]
     for cluster in clusters:
         _close(cluster)
-    for folder in _scratch_folders:
-        _leave(folder)
+    for key in [key for key in _scratch_folders if key[0] == os.getpid()]:
+        _leave(key[1], _scratch_folders.pop(key))
 
 
 def _close(cluster: LocalCluster) -> None:

@@ -6,6 +6,7 @@ that is restarted, or a network that is mended, may need longer.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
 import threading
@@ -20,6 +21,9 @@ import distributed.comm
 #: A guess.
 TRY_TIMEOUT = 5.0
 
+
+#: Seconds that stand for ever: dask takes no infinity.
+LONGEST = 1e6
 
 _NAMES = ("id", "_pending_msg_buffer", "_timeout", "status", "connection_args")
 
@@ -51,7 +55,7 @@ def reconnect_for(client: Any, seconds: float) -> None:
             # session with the old one. What was to be sent is of futures that end now.
             client.id = f"{client.id.partition('+')[0]}+{uuid.uuid4().hex}"
             client._pending_msg_buffer.clear()
-            client._timeout = max(before, deadline - time.monotonic())
+            client._timeout = min(LONGEST, max(before, deadline - time.monotonic()))
             if deadline < time.monotonic():
                 client._timeout = 0
             await reconnect(client)
@@ -79,12 +83,16 @@ async def _wait_for_scheduler(client: Any, seconds: float, deadline: float) -> N
     is_told = False
     while client.status == "connecting" and time.monotonic() < deadline:
         timeout = min(TRY_TIMEOUT, max(0.1, deadline - time.monotonic()))
-        with contextlib.suppress(OSError):
-            comm = await distributed.comm.connect(
-                address, timeout=timeout, **client.connection_args
-            )
-            comm.abort()
-            return
+        trying = asyncio.ensure_future(
+            distributed.comm.connect(address, timeout=timeout, **client.connection_args)
+        )
+        # Its own timeout does not end when somebody accepts, and then says nothing.
+        await asyncio.wait({trying}, timeout=timeout + 1)
+        if trying.done():
+            with contextlib.suppress(OSError):
+                trying.result().abort()
+                return
+        trying.cancel()
         if not is_told:
             is_told = True
             sys.stderr.write(
