@@ -184,7 +184,7 @@ def print_medians(results: dict[str, list[dict[str, float]]]) -> None:
             backend: float(np.median([round_[name] for round_ in rounds]))
             for backend, rounds in results.items()
         }
-        shown = ", ".join(f"{backend} {value:.2f}" for backend, value in middle.items())
+        shown = ", ".join(f"{backend} {value:.3f}" for backend, value in middle.items())
         ratio = middle["ours"] / middle["loky"]
         print(f"{name}: {shown}; ours / loky {ratio:.2f}", flush=True)
 

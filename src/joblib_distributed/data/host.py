@@ -17,6 +17,7 @@ import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 
+from joblib_distributed.data.buffers import name_of
 from joblib_distributed.data.outcome import Outcome
 from joblib_distributed.data.store import HAS_LOCKS, Buffer, Store
 from joblib_distributed.data.tasks import Sharing
@@ -61,7 +62,18 @@ class HostStore:
 
     def put(self, content: memoryview) -> tuple[Buffer, bool]:
         """Return the buffer with this content, stored if need be, and if it was here."""
-        name = names().name_of(content)
+        written: list[Buffer] = []
+
+        def name_it(view: memoryview) -> str:
+            if not self._may_have(view):
+                with contextlib.suppress(NoRoomError, IndexError):
+                    written.append(self.stores[0].put_new(view))
+                    return written[0].name
+            return name_of(view)
+
+        name = names().name_of(content, name_it)
+        if written:
+            return written[0], False
         found = self._private.get(name) or self.get(name)
         if found is not None:
             return found, True
@@ -71,6 +83,11 @@ class HostStore:
         _warn_once(f"no store has room for {content.nbytes} bytes")
         kept = self._private[name] = Buffer(name, memoryview(bytes(content)), None)
         return kept, False
+
+    def _may_have(self, content: memoryview) -> bool:
+        return bool(self._private) or any(
+            store.samples.may_have(content) for store in self.stores
+        )
 
     def get(self, name: str) -> Buffer | None:
         """Return a buffer if this host has it."""

@@ -37,6 +37,7 @@ from joblib_distributed.data.folders import (
     memory_limit,
 )
 from joblib_distributed.data.mapping import map_file
+from joblib_distributed.data.samples import Samples
 from joblib_distributed.data.writing import PART, Part
 
 try:
@@ -92,6 +93,7 @@ class Store:
         size = os.statvfs(self.folder)
         most = min(size.f_blocks * size.f_frsize, memory_limit())
         self.cap = int(CAP_SHARE * most) if cap is None else cap
+        self.samples = Samples(self.folder)
         self._mapped: weakref.WeakValueDictionary[str, Buffer] = (
             weakref.WeakValueDictionary()
         )
@@ -228,18 +230,31 @@ class Store:
             If it does not fit.
         """
         while True:
-            found = self.get(name)
+            # Another thread may have changed the array since its name was found.
+            found = self.get(name) or self._write(content)
             if found is not None:
                 return found
-            writing = Part(self, name)
-            try:
-                # Another thread may have changed the array since its name was found.
-                writing.name = writing.copy(content)
-                buffer = writing.publish()
-            finally:
-                writing.close()
-            if buffer is not None:
-                return buffer
+
+    def put_new(self, content: memoryview) -> Buffer:
+        """Write a buffer that is not here; return it, with the name of what was written.
+
+        Raises
+        ------
+        NoRoomError
+            If it does not fit.
+        """
+        while True:
+            written = self._write(content)
+            if written is not None:
+                return written
+
+    def _write(self, content: memoryview) -> Buffer | None:
+        writing = Part(self, f"new-{content.nbytes}")
+        try:
+            writing.name = writing.copy(content)
+            return writing.publish()
+        finally:
+            writing.close()
 
     def take(self, name: str) -> memoryview | None:
         """Return a file's content as private, writable memory, and remove the file."""

@@ -35,6 +35,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 from joblib_distributed.data.buffers import name_of
 
@@ -84,6 +85,10 @@ _UFFDIO_API = _request(_API, 0x3F, 24)
 _UFFDIO_REGISTER = _request(_API, 0x00, 32)
 _UFFDIO_UNREGISTER = _request(_API, 0x01, 16, write=False)
 _PAGEMAP_SCAN = _request(ord("f"), 16, 96)
+
+
+#: Makes the name of a buffer.
+NameIt = Callable[[memoryview], str]
 
 
 class _Watch:
@@ -189,7 +194,7 @@ class _Record:
         Its address.
     """
 
-    def __init__(self, view: memoryview, start: int) -> None:
+    def __init__(self, view: memoryview, start: int, name_it: NameIt) -> None:
         # Of whole pages: the first and the last it may share with others, such as the
         # head of its own object, which are written to all the time.
         self.first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -198,12 +203,12 @@ class _Record:
         self._tail = self.end - start
         self.is_watched = False
         self.writes = 0
-        self.renew(view)
+        self.renew(view, name_it)
 
-    def renew(self, view: memoryview) -> None:
+    def renew(self, view: memoryview, name_it: NameIt) -> None:
         """Make the name anew; protect pages before."""
         self.edges = self._edges_of(view)
-        self.name = name_of(view)
+        self.name = name_it(view)
         self.stands = True
 
     def _edges_of(self, view: memoryview) -> bytes:
@@ -234,8 +239,16 @@ class Names:
         """Whether the system can tell what was written to."""
         return self._watch is not None
 
-    def name_of(self, view: memoryview) -> str:
-        """Return what `buffers.name_of` does."""
+    def name_of(self, view: memoryview, name_it: NameIt | None = None) -> str:
+        """Return what `buffers.name_of` does.
+
+        Parameters
+        ----------
+        view : memoryview
+        name_it : callable, optional
+            Makes the name, if that has to be; `buffers.name_of` by default.
+        """
+        name_it = name_it or name_of
         # A fork has the memory, and the records, but nothing is watched there.
         if (
             self._watch is None
@@ -244,9 +257,9 @@ class Names:
             or not view.contiguous
             or self._sees_device()
         ):
-            return name_of(view)
+            return name_it(view)
         with self._lock:
-            return self._look(self._watch, view, _address_of(view))
+            return self._look(self._watch, view, _address_of(view), name_it)
 
     def _sees_device(self) -> bool:
         """Whether this process has mapped a device; looks again after a while."""
@@ -260,13 +273,13 @@ class Names:
                 )
         return self._has_device
 
-    def _look(self, watch: _Watch, view: memoryview, start: int) -> str:
+    def _look(self, watch: _Watch, view: memoryview, start: int, name_it: NameIt) -> str:
         key = start, view.nbytes
         record = self._records.pop(key, None)
         if record is None:
-            record = _Record(view, start)
+            record = _Record(view, start, name_it)
         elif not self._stands(watch, record, view):
-            record.renew(view)
+            record.renew(view, name_it)
         self._records[key] = record
         if len(self._records) > REMEMBERED:
             self._leave(watch, self._records.popitem(last=False)[1])

@@ -139,6 +139,7 @@ class _Bench:
         self._next_look = -math.inf
         self._loaded: dict[bytes, Callable[..., object]] = {}
         self._scattered: dict[int, object] = {}
+        self._found: dict[str, memoryview] = {}
 
     def is_over(self, now: float | None = None) -> bool:
         """Whether no further task is to be begun.
@@ -186,13 +187,25 @@ class _Bench:
             return pickle.loads(packed)
         return self._unpack_apart(packed, references)
 
+    def _find(self, names: Sequence[str]) -> list[memoryview]:
+        """Return buffers; those that nobody may write to are looked for once a batch."""
+        sharing, sent = self.sharing, self._batch.buffers
+        assert sharing is not None, "only who shares refers to buffers"
+        if sharing.mmap_mode != "r":
+            return find_buffers(names, sharing, sent)
+        lacking = [name for name in names if name not in self._found]
+        if lacking:
+            self._found.update(
+                zip(lacking, find_buffers(lacking, sharing, sent), strict=True)
+            )
+        return [self._found[name] for name in names]
+
     def _unpack_apart(
         self, packed: bytes, references: References, seal: bytes = b""
     ) -> Any:
         buffers: Sequence[memoryview] = ()
         if references.names:
-            assert self.sharing is not None, "only who shares refers to buffers"
-            buffers = find_buffers(references.names, self.sharing, self._batch.buffers)
+            buffers = self._find(references.names)
         if seal:
             stored, *buffers = buffers
             packed = unseal(stored, seal)
