@@ -41,6 +41,7 @@ import joblib_distributed
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.processes import CommandLineCluster
+from support.tasks import fail_at, run_for
 from support.waiting import wait_until
 
 #: Seconds a call may take before it counts as hung.
@@ -65,19 +66,6 @@ def total(array: Any) -> float:
 
 def zeros(n: int) -> Any:
     return np.zeros(n)
-
-
-def fail_at(x: int, bad: int) -> int:
-    if x == bad:
-        raise LookupError(f"on purpose at {x}")
-    return x
-
-
-def spin(seconds: float) -> float:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        sum(range(500))
-    return seconds
 
 
 def inner_sum(n: int) -> int:
@@ -126,7 +114,9 @@ def error(rng: random.Random) -> None:
 
 def timeout(rng: random.Random) -> None:
     try:
-        Parallel(n_jobs=2, timeout=0.2)(delayed(spin)(rng.choice([2, 9])) for _ in "abcd")
+        Parallel(n_jobs=2, timeout=0.2)(
+            delayed(run_for)(rng.choice([2, 9])) for _ in "abcd"
+        )
     except multiprocessing.TimeoutError:
         return
     raise AssertionError("the timeout was not raised")

@@ -12,6 +12,7 @@ from distributed import Client, get_worker
 from joblib import Parallel, delayed
 
 from joblib_distributed import DaskDistributedBackend
+from joblib_distributed.driver import backend as driver_backend
 from joblib_distributed.driver.backend import MOST_NESTED
 from joblib_distributed.errors import OptionNameError
 from support.processes import CommandLineCluster
@@ -94,6 +95,38 @@ def test_nested_calls_use_the_threads_that_are_idle(
 ) -> None:
     (found,) = Parallel()([delayed(where_nested)(str(tmp_path), "0", others=0)])
     assert found == {"DaskDistributedBackend", "there"}
+
+
+class Asked:
+    """Takes the place of a cluster."""
+
+    def __init__(self, busy: bool) -> None:
+        self.busy = busy
+        self.depths: list[int] = []
+
+    def is_busy(self, depth: int) -> bool:
+        self.depths.append(depth)
+        return self.busy
+
+
+def test_a_busy_cluster_is_not_asked_again_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Clock:
+        now = 1000.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(driver_backend, "time", clock)
+    lately, cluster = driver_backend._Lately(), Asked(busy=True)
+    found = [lately.is_busy(cluster, 1) for _ in range(3)]
+    assert (found, cluster.depths) == ([True] * 3, [1])
+    clock.now += 2 * driver_backend.BUSY_FOR
+    cluster.busy = False
+    found = [lately.is_busy(cluster, 1) for _ in range(2)]
+    assert (found, cluster.depths) == ([False] * 2, [1, 1, 1])
 
 
 def where_with(options: dict[str, Any]) -> str:

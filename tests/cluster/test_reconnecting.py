@@ -137,10 +137,14 @@ def test_a_call_ends_when_its_scheduler_was_lost_for_too_long(
 
 
 def test_a_connection_that_is_reset_is_made_anew_without_a_word(
-    client: Client, relay: Relay, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    client: Client,
+    own_cluster: LocalCluster,
+    relay: Relay,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     result = call_in_thread(client, tmp_path, LONG)
-    before = client.scheduler_comm
+    before, name = client.scheduler_comm, client.id
     relay.reset()
     wait_until(
         lambda: client.status == "running" and client.scheduler_comm is not before,
@@ -151,6 +155,12 @@ def test_a_connection_that_is_reset_is_made_anew_without_a_word(
     assert result() == [0, 10, 20, 30]
     assert client._timeout == DASKS_TIMEOUT
     assert lines(capsys.readouterr().err) == []
+    # Under its old name the scheduler would mistake the end of the one for the other's.
+    assert client.id.partition("+")[0] == name
+    assert client.id != name
+    sessions = own_cluster.scheduler.clients
+    wait_until(lambda: name not in sessions, 30, lambda: f"sessions: {list(sessions)}")
+    assert client.id in sessions
 
 
 def test_a_client_without_what_it_rests_on_is_left_alone() -> None:

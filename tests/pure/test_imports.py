@@ -35,6 +35,7 @@ PURE = [
     in (
         "options.py",
         "errors.py",
+        "driver/ahead.py",
         "driver/call.py",
         "driver/events.py",
         "driver/batching.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import functools
 import pickle
+import pickletools
 import subprocess
 import sys
 import textwrap
@@ -43,6 +44,8 @@ from joblib_distributed.data.tasks import (
     is_plain,
 )
 from joblib_distributed.errors import NotATaskError, TaskPackingError
+from joblib_distributed.worker.interrupt import interrupt_call
+from joblib_distributed.worker.probe import describe_worker
 
 
 def task_of(function: Callable[..., Any], *args: Any, **kwargs: Any) -> object:
@@ -953,6 +956,45 @@ def test_protocol_is_one_that_every_supported_python_reads() -> None:
     assert PROTOCOL == 5
     assert pack(1)[:2] == b"\x80\x05"
     assert pack_invocation(int)[:2] == b"\x80\x05"
+
+
+UNPICKLE_IN_THREADS = """
+import pickle, sys, threading
+failed = []
+def unpickle(packed):
+    try:
+        pickle.loads(packed)
+    except BaseException as error:
+        failed.append(repr(error))
+threads = [
+    threading.Thread(target=unpickle, args=(bytes.fromhex(packed),))
+    for packed in sys.argv[1:] * 2
+]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+sys.exit("; ".join(failed) or 0)
+"""
+
+
+def test_threads_of_a_new_process_may_unpickle_at_a_time() -> None:
+    """What a worker does first is import this package, in several threads."""
+    packed = [pack_invocation(describe_worker), pack_invocation(interrupt_call, "call")]
+    done = subprocess.run(
+        [sys.executable, "-c", UNPICKLE_IN_THREADS, *(one.hex() for one in packed)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_functions_of_ours_are_called_by_the_name_of_the_package() -> None:
+    named = [
+        argument
+        for operation, argument, _ in pickletools.genops(pack_invocation(describe_worker))
+        if "UNICODE" in operation.name
+    ]
+    assert named[:2] == ["joblib_distributed", "_invoke"]
 
 
 # -------------------------------------------------------- objects that refuse to be shown

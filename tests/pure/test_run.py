@@ -630,6 +630,24 @@ def name(content: bytes) -> str:
 X, Y, Z = (letter * 1000 for letter in (b"x", b"y", b"z"))
 
 
+def test_buffers_are_looked_for_once_a_batch_unless_each_task_gets_its_own(
+    sharer: Sharer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_for = []
+
+    def note(names: Sequence[str], *others: Any) -> list[memoryview]:
+        looked_for.append(list(names))
+        return buffers.find_buffers(names, *others)
+
+    monkeypatch.setattr(run, "find_buffers", note)
+    batch = sharer.batch((len, X), (len, Y), (len, X))
+    for content in (X, Y):
+        sharer.stores.put(memoryview(content))
+    assert [result(one) for one in report_of(batch).outcomes] == [1000] * 3
+    once = [[name(X)], [name(Y)]]
+    assert looked_for == (once if sharer.mmap_mode == "r" else [*once, [name(X)]])
+
+
 def test_all_that_a_batch_lacks_is_reported_at_once(sharer: Sharer) -> None:
     batch = sharer.batch((double, 1), (len, X), (len, Y), (len, X))
     first, missing, *rest = report_of(batch).outcomes

@@ -19,6 +19,8 @@ import joblib
 import numpy as np
 from joblib import Parallel, delayed
 
+from support.tasks import fail_at, run_for
+
 #: Seconds that a task takes. Together they are long enough for a call to be hit.
 NAPS = (0.0, 0.0, 0.002, 0.02, 0.1)
 
@@ -52,19 +54,6 @@ def at(array: Any, index: int, nap: float = 0.0) -> int:
 
 def counted_from(start: int, size: int) -> Any:
     return np.arange(start, start + size)
-
-
-def fail_at(x: int, bad: int) -> int:
-    if x == bad:
-        raise LookupError(f"on purpose at {x}")
-    return x
-
-
-def spin(seconds: float) -> float:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        sum(range(500))
-    return seconds
 
 
 def inner(number: int, count: int, given: Any, nap: float) -> list[int]:
@@ -211,7 +200,7 @@ def error(rng: random.Random) -> int:
 def timeout(rng: random.Random) -> int:
     seconds = rng.choice([2, 9])
     try:
-        Parallel(n_jobs=2, timeout=0.2)(delayed(spin)(seconds) for _ in "abcd")
+        Parallel(n_jobs=2, timeout=0.2)(delayed(run_for)(seconds) for _ in "abcd")
     except multiprocessing.TimeoutError:
         return 0
     raise LostResultError("the timeout was not raised")

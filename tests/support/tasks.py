@@ -35,6 +35,20 @@ def spin(folder: str, name: object) -> None:
     mark(folder, f"finished-{name}")
 
 
+def fail_at(x: int, bad: int) -> int:
+    if x == bad:
+        raise LookupError(f"on purpose at {x}")
+    return x
+
+
+def run_for(seconds: float) -> float:
+    """Run Python code for so long, without leaving the interpreter."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        sum(range(500))
+    return seconds
+
+
 def fail_after_file(path: str) -> None:
     wait_for_file(path)
     raise ValueError("the one that fails")

@@ -344,13 +344,7 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
     def retrieval_context(self) -> Iterator[None]:
         """Wait for results without keeping a thread of the worker we may be in."""
         with seceded():
-            try:
-                yield
-            except BaseException:
-                # Before this thread comes back to the worker's pool, which waits for a
-                # free one: the call's own tasks may have them all.
-                self.abort_everything()
-                raise
+            yield
 
     def _carry_back(self, callback: Any, error: Error) -> bool:
         return joblib_hooks.carry_back(self.parallel, callback, error)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import joblib.parallel
-from joblib.parallel import BatchCompletionCallBack
 
 #: The ``status`` of a callback of joblib's that has not been called, and of one that is
 #: to raise.
@@ -171,9 +170,12 @@ def wait_for_results(
 
 def _raise_at_last(parallel: Any, error: Exception) -> None:
     """Have joblib raise an error when it has returned all results that are here."""
-    tracker = BatchCompletionCallBack(0, 1, parallel)
-    tracker.status, tracker._result = _ERROR, error
-    parallel._jobs.append(tracker)
+    try:
+        tracker = joblib.parallel.BatchCompletionCallBack(0, 1, parallel)
+        tracker.status, tracker._result = _ERROR, error
+        parallel._jobs.append(tracker)
+    except (AttributeError, TypeError):
+        raise error from None  # too early, but not lost
 
 
 def _would_pause(parallel: Any) -> bool:

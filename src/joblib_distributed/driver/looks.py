@@ -58,17 +58,10 @@ async def look(
     comm = client.scheduler_comm
     if client.status != "running" or comm is None:
         return None
-    asking = asyncio.ensure_future(_ask(client, keys, heartbeats, frozen_after))
-    # Not by `wait_for`: see `driver.reach`.
-    done, _ = await asyncio.wait({asking}, timeout=ANSWER_TIMEOUT)
-    if not done:
-        asking.cancel()
-        _end(client, comm)
-        return None
-    if asking.cancelled():
-        return None
     try:
-        found = asking.result()
+        found: Look = await ask(
+            client, lambda: _ask(client, keys, heartbeats, frozen_after)
+        )
     except (AttributeError, KeyError, OSError, RuntimeError):
         return None  # the connection's own end is noticed elsewhere
     if not _arrives(comm, keys, found.states):
@@ -86,6 +79,7 @@ async def ask(client: Any, question: Callable[[], Awaitable[Any]]) -> Any:
     """
     comm = client.scheduler_comm
     asking = asyncio.ensure_future(question())
+    # Not by `wait_for`: see `driver.reach`.
     await asyncio.wait({asking}, timeout=ANSWER_TIMEOUT)
     if asking.cancelled():
         raise OSError("the connection to the scheduler was given up")
@@ -110,10 +104,10 @@ _unheard: weakref.WeakKeyDictionary[Any, tuple[str, float]] = weakref.WeakKeyDic
 
 
 def _arrives(comm: Any, keys: Collection[str], states: Mapping[str, str | None]) -> bool:
-    """Whether what is sent by a connection arrives; it answers no question itself.
+    """Whether what is sent by a connection arrives.
 
-    Nor does it if a question by another connection is answered, and for long says nothing
-    of the attempt that was sent last, though nothing is left to be written.
+    Questions travel by others, which may live when this one is dead. It counts as dead if
+    for long nothing is known of the attempt that was sent last, though all is written.
     """
     last = next(reversed([*keys]), "")
     if not last or states.get(last) is not None or getattr(comm, "buffer", True):

@@ -21,10 +21,13 @@ import distributed.comm
 #: A guess.
 TRY_TIMEOUT = 5.0
 
+#: Seconds between two tries of which the first was refused at once. A guess.
+PAUSE = 0.1
 
 #: Seconds that stand for ever: dask takes no infinity.
 LONGEST = 1e6
 
+#: What a client must have for this.
 _NAMES = ("id", "_pending_msg_buffer", "_timeout", "status", "connection_args")
 
 
@@ -33,8 +36,7 @@ def reconnect_for(client: Any, seconds: float) -> None:
 
     Rests on ``Client._reconnect`` being awaited when the connection is lost, on ``id``,
     ``_pending_msg_buffer``, ``_timeout``, ``status`` and ``connection_args`` (distributed
-    2025.9 to 2026.8).
-    Without them, it looks for as long as dask does.
+    2025.9 to 2026.8). Without them, it looks for as long as dask does.
     """
     reconnect = getattr(type(client), "_reconnect", None)
     if reconnect is None or not all(hasattr(client, name) for name in _NAMES):
@@ -55,9 +57,8 @@ def reconnect_for(client: Any, seconds: float) -> None:
             # session with the old one. What was to be sent is of futures that end now.
             client.id = f"{client.id.partition('+')[0]}+{uuid.uuid4().hex}"
             client._pending_msg_buffer.clear()
-            client._timeout = min(LONGEST, max(before, deadline - time.monotonic()))
-            if deadline < time.monotonic():
-                client._timeout = 0
+            left = deadline - time.monotonic()
+            client._timeout = min(LONGEST, max(before, left)) if left > 0 else 0
             await reconnect(client)
         finally:
             client._timeout = before
@@ -100,3 +101,6 @@ async def _wait_for_scheduler(client: Any, seconds: float, deadline: float) -> N
                 f"lost. Waiting for it for up to {seconds:g} seconds "
                 f"(scheduler_timeout={seconds:g}); calls go on when it is back.\n"
             )
+        # Mostly a try takes its time; one with the wrong certificate fails at once, and
+        # would be repeated without end.
+        await asyncio.sleep(PAUSE)
