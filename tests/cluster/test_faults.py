@@ -24,7 +24,7 @@ from distributed import Client, LocalCluster
 from joblib import Parallel, delayed
 
 from joblib_distributed import DaskDistributedBackend
-from joblib_distributed.driver import batching, running
+from joblib_distributed.driver import absence, batching, running
 from joblib_distributed.driver.ahead import ReadAhead
 from joblib_distributed.driver.cluster import Cluster
 from joblib_distributed.errors import (
@@ -327,6 +327,67 @@ def test_no_worker_from_the_start(empty_cluster: LocalCluster) -> None:
         wait_until(
             lambda: not empty_cluster.scheduler.tasks, 10, lambda: "the probe is left"
         )
+
+
+def scaling_when_told(
+    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[str, float]]:
+    """Have a worker come when the user is told that there is none; return all that is."""
+    told = []
+
+    def tell(address: str, seconds: float) -> None:
+        told.append((address, seconds))
+        cluster.scale(1)
+
+    monkeypatch.setattr(absence, "tell", tell)
+    return told
+
+
+@pytest.mark.timeout(120)
+def test_that_there_is_no_worker_at_first_is_told(
+    empty_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = scaling_when_told(empty_cluster, monkeypatch)
+    with (
+        Client(empty_cluster, set_as_default=False) as client,
+        joblib.parallel_config(
+            backend="dask.distributed", client=client, wait_for_workers_timeout=60
+        ),
+    ):
+        assert Parallel()(delayed(abs)(-i) for i in range(3)) == [0, 1, 2]
+    assert told == [(empty_cluster.scheduler_address, 60)]
+
+
+@pytest.mark.timeout(120)
+def test_that_there_is_no_worker_any_more_is_told(
+    empty_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = scaling_when_told(empty_cluster, monkeypatch)
+    empty_cluster.scale(1)
+    with (
+        Client(empty_cluster, set_as_default=False) as client,
+        joblib.parallel_config(
+            backend="dask.distributed", client=client, wait_for_workers_timeout=60
+        ),
+    ):
+        client.wait_for_workers(1)
+        results = Parallel(return_as="generator", batch_size=1)(
+            delayed(wait_or_not)(i, str(tmp_path / "begun")) for i in range(3)
+        )
+        wait_until((tmp_path / "begun").exists, 30, lambda: "no task has begun")
+        empty_cluster.scale(0)
+        assert list(results) == [0, 1, 2]
+    assert told == [(empty_cluster.scheduler_address, 60)]
+
+
+def wait_or_not(i: int, begun: str) -> int:
+    """Wait for the worker's end, if nothing has begun before."""
+    try:
+        open(begun, "x").close()
+    except FileExistsError:
+        return i
+    time.sleep(60)
+    return i
 
 
 @pytest.mark.parametrize("n_jobs", [-2, -100])

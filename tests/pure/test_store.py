@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import shutil
@@ -22,7 +23,7 @@ from joblib_distributed.data.buffers import Digest, name_of, size_of
 from joblib_distributed.data.folders import StoreError
 from joblib_distributed.data.host import HostStore
 from joblib_distributed.data.store import HOST, Buffer, Store
-from joblib_distributed.data.writing import COPY_STEP, PART, NoRoomError, Part
+from joblib_distributed.data.writing import PART, NoRoomError, Part
 
 fcntl = pytest.importorskip("fcntl")
 
@@ -855,23 +856,40 @@ def test_a_folder_that_cannot_be_created_is_said(
 
 
 # ------------------------------------------------------------------- copied in pieces
+STEP = 2**12
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("joblib_distributed.data.writing.COPY_STEP", STEP)
+
+
 def content_of(size: int) -> bytearray:
     return bytearray(np.random.default_rng(size).bytes(size))
 
 
-@pytest.mark.parametrize(
-    "size", [1, COPY_STEP - 1, COPY_STEP, COPY_STEP + 1, 3 * COPY_STEP, 5 * COPY_STEP + 7]
-)
+@pytest.mark.usefixtures("small_steps")
+@pytest.mark.parametrize("size", [1, STEP - 1, STEP, STEP + 1, 3 * STEP, 5 * STEP + 7])
+@pytest.mark.parametrize("can_map", [True, False])
 def test_a_copy_is_whole_and_has_its_name(
-    size: int, open_store: Callable[..., Store]
+    size: int,
+    can_map: bool,
+    open_store: Callable[..., Store],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     content = content_of(size)
     part = Part(open_store(), name(content))
+    if not can_map:
+        monkeypatch.setattr("joblib_distributed.data.writing.map_file", refuse_to_map)
     try:
         assert part.copy(memoryview(content)) == name(content)
         assert os.pread(part.descriptor, size + 1, 0) == content
     finally:
         part.close()
+
+
+def refuse_to_map(descriptor: int, nbytes: int) -> memoryview:
+    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
 
 def test_an_empty_copy(open_store: Callable[..., Store]) -> None:
@@ -908,10 +926,11 @@ class Changing:
         self.content[:] = bytes((byte + 1) % 256 for byte in self.content)
 
 
+@pytest.mark.usefixtures("small_steps")
 def test_content_that_changes_has_the_name_of_what_was_written(
     open_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = 2 * COPY_STEP + 5
+    size = 2 * STEP + 5
     changing = Changing(size, monkeypatch)
     before = name(changing.content)
     part = Part(open_store(), before)
@@ -924,11 +943,12 @@ def test_content_that_changes_has_the_name_of_what_was_written(
     assert found not in (before, name(changing.content))
 
 
+@pytest.mark.usefixtures("small_steps")
 def test_a_store_names_what_changes_after_what_it_has(
     open_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store()
-    changing = Changing(2 * COPY_STEP + 5, monkeypatch)
+    changing = Changing(2 * STEP + 5, monkeypatch)
     before = name(changing.content)
     buffer = store.put(before, memoryview(changing.content))
     assert buffer.name == name_of(buffer.view) != before

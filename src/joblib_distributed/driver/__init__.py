@@ -16,6 +16,7 @@ Layout, top to bottom; each imports only what is below it::
     sources.py      where the cluster of a call comes from
     cluster.py      what the driver needs of a distributed.Client; posts events
     known.py        what all calls on one cluster know of it together
+    absence.py      tells the user that there is no worker
     latency.py      how soon the engine passes on what it is given
     looks.py        what the scheduler says of attempts
     fetching.py     fetches what attempts have given

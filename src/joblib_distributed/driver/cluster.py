@@ -11,7 +11,6 @@ import concurrent.futures
 import contextlib
 import functools
 import itertools
-import math
 import pickle
 import threading
 import time
@@ -29,6 +28,7 @@ from joblib_distributed.data.store import Buffer
 from joblib_distributed.data.tasks import Sharing
 from joblib_distributed.data.transfer import Arrival
 from joblib_distributed.driver import (
+    absence,
     checks,
     embedded,
     latency,
@@ -195,8 +195,7 @@ class Cluster:
             pickle.loads, pack_invocation(int), pure=False, **options.constraints()
         )
         try:
-            seconds = options.wait_for_workers_timeout
-            probe.result(timeout=None if math.isinf(seconds) else seconds)
+            absence.wait(probe, options.wait_for_workers_timeout, self._address)
         except distributed.TimeoutError as error:
             raise refusals.no_workers(
                 options.wait_for_workers_timeout, self._address
@@ -432,4 +431,6 @@ class Cluster:
             if not options.is_constrained:
                 states = {k: None if s is None else "waiting" for k, s in states.items()}
         now, constrained = time.monotonic(), options.is_constrained
+        if self._known.absence.is_to_be_told(threads or not sent_at, now):
+            absence.tell(self._address, options.wait_for_workers_timeout)
         post(Looked(now, states, threads, constrained, sent_at, look.silent))

@@ -7,6 +7,7 @@ import threading
 import weakref
 from typing import Any
 
+from joblib_distributed.driver.absence import Absence
 from joblib_distributed.driver.heartbeats import Heartbeats
 from joblib_distributed.driver.supplier import Supplier
 from joblib_distributed.driver.turns import Turns
@@ -54,6 +55,7 @@ class Known:
         self.durations = Durations()
         #: Used on the client's event loop, but for reading.
         self.heartbeats = Heartbeats()
+        self.absence = Absence()
 
 
 _lock = threading.Lock()

@@ -135,7 +135,13 @@ class RunningCall:
             sharing = sharing._replace(owner=f"{sharing.owner}-{self.id}")
         self._sharing = sharing
         #: Reads the user's iterable.
-        self.intake = Intake(sharing, options.scatter, cluster.compute, policy)
+        self.intake = Intake(
+            sharing,
+            options.scatter,
+            cluster.compute,
+            policy,
+            wake=lambda: self._events.put(_GoOn()),
+        )
         self._ledger = Call(
             call_name(depth, self.id),
             limit,
