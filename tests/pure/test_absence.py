@@ -37,8 +37,8 @@ def test_a_worker_that_comes_back_soon_is_not_missed() -> None:
         (
             10,
             "joblib_distributed: the scheduler at tcp://host:1 has no worker. Waiting "
-            "for one for up to 10 seconds (wait_for_workers_timeout=10); tasks go on when "
-            "it is there.\n",
+            "for one for up to 10 seconds (wait_for_workers_timeout=10); tasks go on "
+            "when it is there.\n",
         ),
         (
             math.inf,
