@@ -26,6 +26,10 @@ from joblib import Parallel, delayed
 
 BACKENDS = ("loky", "bundled", "ours")
 
+#: Arrays of the calls with many, and the megabytes of each at the least: more than
+#: joblib's default for ``max_nbytes``.
+MANY, LEAST = 32, 2
+
 
 def total(array: Any, seconds: float) -> float:
     time.sleep(seconds)
@@ -77,14 +81,14 @@ def peak_during(call: Callable[[], object]) -> float:
     return max([*peaks, pss()])
 
 
-def seconds_of(call: Callable[[], object]) -> float:
-    """Return the seconds of a call.
+def seconds_of(call: Callable[[], object], megabytes: int) -> float:
+    """Return the seconds of a call that writes to less memory than that.
 
     In a virtual machine memory that nobody has used for a while takes ten times as long
     to be written to, whoever does it: so much is used, and given back, before.
     """
     with tempfile.TemporaryFile(dir="/dev/shm") as file:
-        for _ in range(640):
+        for _ in range(megabytes):
             file.write(bytes(10**6))
     start = time.perf_counter()
     call()
@@ -107,17 +111,22 @@ def measure_memory(megabytes: int) -> dict[str, float]:
 
 def measure_speed(megabytes: int) -> dict[str, float]:
     array = whole_numbers(megabytes)
-    arrays = [np.random.default_rng(i).random(1_000_000) for i in range(32)]
+    each = max(megabytes // MANY, LEAST)
+    size = each * 125_000
+    arrays = [np.random.default_rng(i).random(size) for i in range(MANY)]
     Parallel()(delayed(total)(np.zeros(10), 0.1) for _ in range(16))
     calls: dict[str, Callable[[], object]] = {
         "first call, s": lambda: Parallel()(delayed(touch)(array) for _ in range(64)),
         "second call, s": lambda: Parallel()(delayed(touch)(array) for _ in range(64)),
-        "32 x 8 MB in, s": lambda: Parallel()(delayed(np.sum)(a) for a in arrays),
-        "32 x 8 MB out, s": lambda: Parallel()(
-            delayed(filled)(i, 1_000_000) for i in range(32)
+        f"{MANY} x {each} MB in, s": lambda: Parallel()(
+            delayed(np.sum)(a) for a in arrays
+        ),
+        f"{MANY} x {each} MB out, s": lambda: Parallel()(
+            delayed(filled)(i, size) for i in range(MANY)
         ),
     }
-    taken = {name: seconds_of(call) for name, call in calls.items()}
+    most = 5 * max(megabytes, MANY * each) // 2
+    taken = {name: seconds_of(call, most) for name, call in calls.items()}
     taken["second call / first"] = taken["second call, s"] / taken["first call, s"]
     return taken
 
