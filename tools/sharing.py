@@ -27,6 +27,10 @@ from joblib import Parallel, delayed
 
 BACKENDS = ("loky", "bundled", "ours")
 
+#: Arrays of the calls with many, and the megabytes of each at the least: more than
+#: joblib's default for ``max_nbytes``.
+MANY, LEAST = 32, 2
+
 
 def total(array: Any, seconds: float) -> float:
     time.sleep(seconds)
@@ -81,14 +85,14 @@ def peak_during(call: Callable[[], object]) -> float:
     return max([*peaks, pss()])
 
 
-def seconds_of(call: Callable[[], object]) -> float:
-    """Return the seconds of a call.
+def seconds_of(call: Callable[[], object], megabytes: int) -> float:
+    """Return the seconds of a call that writes to less memory than that.
 
     In a virtual machine memory that nobody has used for a while takes ten times as long
     to be written to, whoever does it: so much is used, and given back, before.
     """
     with tempfile.TemporaryFile(dir="/dev/shm") as file:
-        for _ in range(640):
+        for _ in range(megabytes):
             file.write(bytes(10**6))
     start = time.perf_counter()
     call()
@@ -118,9 +122,9 @@ def measure_again(megabytes: int) -> dict[str, float]:
         assert found == [expected] * 64
 
     Parallel()(delayed(total)(np.zeros(10), 0.1) for _ in range(64))
-    first = seconds_of(call)
+    first = seconds_of(call, 5 * megabytes // 2)
     before = psutil.net_io_counters(pernic=True)["lo"].bytes_sent
-    second = seconds_of(call)
+    second = seconds_of(call, 5 * megabytes // 2)
     sent = psutil.net_io_counters(pernic=True)["lo"].bytes_sent - before
     return {
         "first call, s": first,
@@ -131,16 +135,20 @@ def measure_again(megabytes: int) -> dict[str, float]:
 
 
 def measure_speed(megabytes: int) -> dict[str, float]:
-    number = max(1, megabytes // 8)
-    arrays = [np.random.default_rng(i).random(1_000_000) for i in range(number)]
+    each = max(megabytes // MANY, LEAST)
+    size = each * 125_000
+    arrays = [np.random.default_rng(i).random(size) for i in range(MANY)]
     Parallel()(delayed(total)(np.zeros(10), 0.1) for _ in range(16))
     calls: dict[str, Callable[[], object]] = {
-        "8 MB arrays in, s": lambda: Parallel()(delayed(np.sum)(a) for a in arrays),
-        "8 MB arrays out, s": lambda: Parallel()(
-            delayed(filled)(i, 1_000_000) for i in range(number)
+        f"{MANY} x {each} MB in, s": lambda: Parallel()(
+            delayed(np.sum)(a) for a in arrays
+        ),
+        f"{MANY} x {each} MB out, s": lambda: Parallel()(
+            delayed(filled)(i, size) for i in range(MANY)
         ),
     }
-    return {name: seconds_of(call) for name, call in calls.items()}
+    most = 5 * MANY * each // 2
+    return {name: seconds_of(call, most) for name, call in calls.items()}
 
 
 MEASURES = {

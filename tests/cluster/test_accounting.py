@@ -83,7 +83,12 @@ def limited_from_command_line() -> Iterator[Client]:
 
 @contextlib.contextmanager
 def used(client: Client) -> Iterator[None]:
-    with joblib.parallel_config(backend="dask.distributed", client=client):
+    with joblib.parallel_config(
+        backend="dask.distributed",
+        client=client,
+        # A machine with much to do may be long in starting the worker again.
+        wait_for_workers_timeout=50,
+    ):
         yield
 
 

@@ -58,12 +58,16 @@ def kill_all(client: Client) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+#: Where workers are killed, others may be long in starting on a machine with much to do.
+KILLED: dict[str, Any] = {"backend": "dask.distributed", "wait_for_workers_timeout": 50}
+
+
 @pytest.mark.parametrize("kill", [kill_one, kill_all])
 def test_killed_in_the_middle(
     kill: Callable[[Client], None], own_client: Client, tmp_path: Path
 ) -> None:
     def call() -> Any:
-        with joblib.parallel_config(backend="dask.distributed", client=own_client):
+        with joblib.parallel_config(client=own_client, **KILLED):
             return Parallel()(delayed(hold)(str(tmp_path), i) for i in range(8))
 
     result = in_thread(call)
@@ -85,7 +89,7 @@ def test_killed_before_anything_is_sent(
         for i in range(8):
             yield delayed(hold)(str(tmp_path), i)
 
-    with joblib.parallel_config(backend="dask.distributed", client=own_client):
+    with joblib.parallel_config(client=own_client, **KILLED):
         assert Parallel()(tasks()) == [i * 10 for i in range(8)]
 
 
@@ -98,7 +102,7 @@ def test_killed_when_results_are_not_fetched_yet(
     release = threading.Event()
 
     def call() -> Any:
-        with joblib.parallel_config(backend="dask.distributed", client=own_client):
+        with joblib.parallel_config(client=own_client, **KILLED):
             return Parallel(n_jobs=2, pre_dispatch="all")(
                 delayed(hold)(str(tmp_path), i) for i in range(2)
             )

@@ -84,12 +84,27 @@ def console_of(cluster: HostCluster, workers: int) -> Console:
     return console
 
 
-@pytest.fixture(scope="module", params=["open", "confined"])
-def network(request: pytest.FixtureRequest) -> Iterator[tuple[HostCluster, Console]]:
+@pytest.fixture(scope="module")
+def open_network() -> Iterator[tuple[HostCluster, Console]]:
+    with HostCluster(3, 2) as cluster:
+        yield cluster, console_of(cluster, 6)
+
+
+@pytest.fixture(scope="module")
+def confined_network() -> Iterator[tuple[HostCluster, Console]]:
+    with HostCluster(2, 2, confined=True) as cluster:
+        yield cluster, console_of(cluster, 4)
+
+
+@pytest.fixture(params=["open", "confined"])
+def network(request: pytest.FixtureRequest) -> tuple[HostCluster, Console]:
     """Hosts of two workers; confined: the client reaches the scheduler alone."""
-    hosts, confined = (2, True) if request.param == "confined" else (3, False)
-    with HostCluster(hosts, 2, confined) as cluster:
-        yield cluster, console_of(cluster, 2 * hosts)
+    # Made once each: pytest would make one that it is given as a parameter again and
+    # again.
+    found: tuple[HostCluster, Console] = request.getfixturevalue(
+        f"{request.param}_network"
+    )
+    return found
 
 
 def stored(host: Host) -> int:

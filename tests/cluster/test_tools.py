@@ -79,7 +79,7 @@ def test_sharing() -> None:
     lines = run("tools/sharing.py", *short, timeout=110).splitlines()
     assert [line.partition(":")[0] for line in lines] == [
         "first call, s", "second call, s", "second call / first",
-        "second call, MB sent", "8 MB arrays in, s", "8 MB arrays out, s",
+        "second call, MB sent", "32 x 2 MB in, s", "32 x 2 MB out, s",
     ]  # fmt: skip
     assert all("; ours / loky " in line for line in lines)
 

@@ -61,7 +61,8 @@ def test_options_are_frozen() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("client", object()),
+        # Named, as each process that collects the tests has another object.
+        pytest.param("client", object(), id="client-object"),
         ("scheduler_host", "host:8786"),
         ("scheduler_host", "tls://host:8786"),
         ("scheduler_host", pathlib.Path("scheduler.json")),
