@@ -22,6 +22,15 @@ from joblib_distributed.driver.heartbeats import Heartbeats
 ANSWER_TIMEOUT = 10.0
 
 
+#: Seconds before a worker counts as silent in which it is looked at more often: the time
+#: between two looks of a call.
+SOON = 1.0
+
+#: Seconds between two such looks, at most. A guess: less than between two heartbeats, and
+#: no part of it, so that not all come as long after one.
+CLOSE_INTERVAL = 0.23
+
+
 class Look(NamedTuple):
     """What the scheduler says."""
 
@@ -67,6 +76,39 @@ async def look(
     if not _arrives(comm, keys, found.states):
         _end(client, comm)
     return found
+
+
+async def look_closely(
+    client: Any, keys: Collection[str], heartbeats: Heartbeats, frozen_after: float
+) -> Look | None:
+    """Look on while a worker is about to count as silent; return what it has of attempts.
+
+    So that they are tried elsewhere when it is time, rather than up to a second later.
+
+    Parameters
+    ----------
+    client, keys, heartbeats, frozen_after
+        See `look`.
+
+    Returns
+    -------
+    Look or None
+        Of what is silent alone; None if nothing is before it is looked again anyway.
+    """
+    end = time.monotonic() + SOON
+    while True:
+        now = time.monotonic()
+        silent_at = heartbeats.next_silent(now, frozen_after)
+        if not keys or silent_at > end:
+            return None
+        # It counts as silent after that time.
+        await asyncio.sleep(min(silent_at - now + 0.001, CLOSE_INTERVAL))
+        found = await look(client, keys, heartbeats, frozen_after)
+        if found is None:
+            return None
+        if found.silent:
+            states = {key: found.states[key] for key in found.silent}
+            return found._replace(states=states)
 
 
 async def ask(client: Any, question: Callable[[], Awaitable[Any]]) -> Any:
