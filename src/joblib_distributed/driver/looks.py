@@ -22,6 +22,10 @@ from joblib_distributed.driver.heartbeats import Heartbeats
 ANSWER_TIMEOUT = 10.0
 
 
+#: Seconds that workers may take to tell what they run. A guess: less than a scheduler may
+#: take to answer.
+STACKS_TIMEOUT = 3.0
+
 #: Seconds before a worker counts as silent in which it is looked at more often: the time
 #: between two looks of a call.
 SOON = 1.0
@@ -38,7 +42,8 @@ class Look(NamedTuple):
     states: Mapping[str, str | None]
     #: Threads of the whole cluster.
     threads: int
-    #: Attempts, or their results, that only workers have which have stopped reporting.
+    #: Attempts, or their results, that only workers have which have stopped reporting;
+    #: and those that workers have not begun which are paused.
     silent: frozenset[str]
 
 
@@ -181,15 +186,42 @@ async def _silent_attempts(
     heartbeats: Heartbeats,
     frozen_after: float,
 ) -> frozenset[str]:
+    found: frozenset[str] = frozenset()
     if states or heartbeats.knows_silent(frozen_after):
-        found = await client.scheduler.identity()
-        last_seen = {a: worker["last_seen"] for a, worker in found["workers"].items()}
+        members = (await client.scheduler.identity())["workers"]
+        last_seen = {a: worker["last_seen"] for a, worker in members.items()}
         now = time.monotonic()
         heartbeats.note(last_seen, now)
         workers = heartbeats.silent(now, frozen_after)
         if workers and heartbeats.others(workers):  # nobody else could run them
-            return await _silent(client, states, workers)
-    return frozenset()
+            found = await _silent(client, states, workers)
+        running = {a for a, w in members.items() if w["status"] == "running"} - workers
+        paused = {a for a, w in members.items() if w["status"] == "paused"} - workers
+        if paused and running:
+            found |= await _held_up(client, states, paused)
+    return found
+
+
+async def _held_up(
+    client: Any, states: Mapping[str, str | None], paused: Collection[str]
+) -> frozenset[str]:
+    """Return the attempts that workers do not begin because they lack memory.
+
+    dask pauses such a worker, for as long as a task holds what it has taken; nobody else
+    is given what it has queued. What it has begun goes on, and is not for others: they
+    would run out of memory, too.
+    """
+    given = await client.processing(workers=list(paused))
+    keys = states.keys() & set(itertools.chain(*given.values()))
+    if not keys:
+        return frozenset()
+    asking = asyncio.ensure_future(client.scheduler.call_stack(keys=list(keys)))
+    # Not by `wait_for`: see `driver.reach`. The workers themselves are asked.
+    await asyncio.wait({asking}, timeout=STACKS_TIMEOUT)
+    if not asking.done():
+        asking.cancel()
+        return frozenset()
+    return frozenset(keys.difference(*(asking.result() or {}).values()))
 
 
 async def _silent(
