@@ -36,9 +36,6 @@ from support.certificate import Certificate, protocol
 from support.processes import CommandLineCluster
 from support.waiting import wait_until
 
-#: Times the undisturbed time that the call may take, beside the delay.
-SLOWDOWN = 1.2
-
 #: Runs whose median is the undisturbed time.
 UNDISTURBED = 3
 
@@ -119,7 +116,7 @@ def undisturbed(tasks: int, seconds: float, runs: int = UNDISTURBED) -> list[flo
 def measure(client: Client, given: argparse.Namespace) -> bool:
     """Print the times; return whether all were as they are to be."""
     usual = statistics.median(undisturbed(given.tasks, given.seconds))
-    bound = SLOWDOWN * usual + given.frozen_after
+    bound = given.slowdown * usual + given.frozen_after
     print(f"undisturbed: {usual:.2f} s, the median of {UNDISTURBED}; "
           f"the delay: {given.frozen_after:g} s; "
           f"so it may take {bound:.2f} s", flush=True)  # fmt: skip
@@ -172,6 +169,10 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2, help="of each worker")
     parser.add_argument("--frozen-after", type=float, default=10, help="the delay")
+    parser.add_argument(
+        "--slowdown", type=float, default=1.2,
+        help="times the undisturbed time that the call may take, beside the delay",
+    )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5, help="with a frozen worker")
     parser.add_argument("--tls", action="store_true", help="over TLS, both ways")
     given = parser.parse_args()

@@ -90,9 +90,11 @@ def main() -> int:
     parser.add_argument("--deadly", type=int, default=500, help="number of the task")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=4, help="of each worker")
+    parser.add_argument("--deaths-allowed", type=int, default=3, help="the option")
     parser.add_argument("--tls", action="store_true", help="over TLS, both ways")
     given = parser.parse_args()
-    with on_cluster(given.workers, given.threads, given.tls):
+    options = {"deaths_allowed": given.deaths_allowed}
+    with on_cluster(given.workers, given.threads, given.tls, **options):
         good = measure(given)
     print("good" if good else "NOT GOOD")
     return 0 if good else 1

@@ -51,6 +51,10 @@ from support.waiting import wait_until
 #: Seconds until the cluster is there and the call has come to its moment.
 SETUP_DEADLINE = 60
 
+#: Seconds without any worker after which a call may give up, where a row does not say:
+#: longer than they take to start again while other cells start theirs.
+WAIT_FOR_WORKERS = 50
+
 #: Seconds that the next call may take.
 NEXT_DEADLINE = 15
 
@@ -312,7 +316,11 @@ class Cell:
 
     # ---------------------------------------------------------------------- one by one
     def run(self) -> None:
-        options = {"temp_folder": str(self.scene.store), **self.row.options}
+        options: dict[str, Any] = {
+            "temp_folder": str(self.scene.store),
+            "wait_for_workers_timeout": WAIT_FOR_WORKERS,
+            **self.row.options,
+        }
         if self.scene.client is not None:
             options["client"] = self.scene.client
         else:
