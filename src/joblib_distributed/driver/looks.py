@@ -195,9 +195,9 @@ async def _silent_attempts(
         workers = heartbeats.silent(now, frozen_after)
         if workers and heartbeats.others(workers):  # nobody else could run them
             found = await _silent(client, states, workers)
-        running = {a for a, w in members.items() if w["status"] == "running"} - workers
-        paused = {a for a, w in members.items() if w["status"] == "paused"} - workers
-        if paused and running:
+        status = {a: w.get("status") for a, w in members.items() if a not in workers}
+        paused = [address for address, name in status.items() if name == "paused"]
+        if paused and "running" in status.values():
             found |= await _held_up(client, states, paused)
     return found
 
