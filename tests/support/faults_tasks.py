@@ -96,7 +96,7 @@ def leak(_: str) -> None:
     """Take memory until killed for it."""
     taken = []
     while True:
-        taken.append(os.urandom(LEAK))
+        taken.append(b"1" * LEAK)
         time.sleep(LEAK_INTERVAL)
 
 
@@ -105,7 +105,7 @@ def fill(folder: str) -> None:
     limit = get_worker().memory_manager.memory_limit
     taken = []
     while psutil.Process().memory_info().rss < FILLED * limit:
-        taken.append(os.urandom(LEAK))
+        taken.append(b"1" * LEAK)
     wait_for_file(f"{folder}/release", PATIENCE)
 
 
