@@ -317,7 +317,7 @@ def parse() -> argparse.Namespace:
         "--deadline", type=float, default=60,
         help="seconds from the fault to the end, for ours",
     )  # fmt: skip
-    parser.add_argument("--jobs", type=int, default=3, help="cells at a time")
+    parser.add_argument("--jobs", type=int, default=4, help="cells at a time")
     parser.add_argument("--tls", action="store_true", help="clusters speak TLS")
     parser.add_argument("--keep", help="folder for what each cell has written")
     parser.add_argument("--markdown", help="file for the table, a fault in each row")
