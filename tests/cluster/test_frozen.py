@@ -423,12 +423,18 @@ def set_status(dask_worker: Any, name: str) -> None:
     dask_worker.status = Status[name]
 
 
+async def steal_nothing(dask_scheduler: Any) -> None:
+    """Keep what is queued where it is: dask moves some of it, but not all."""
+    await dask_scheduler.extensions["stealing"].stop()
+
+
 @pytest.mark.slow
 def test_what_a_paused_worker_has_not_begun_is_run_elsewhere(
     own_client: Client, tmp_path: Path
 ) -> None:
     """What it has begun is not: it may be what takes the memory."""
     addresses = {pid: address for address, pid in own_client.run(os.getpid).items()}
+    own_client.run_on_scheduler(steal_nothing)
     result = call_in_thread(own_client, tmp_path, 12, frozen_after=float("inf"))
     paused = pid_of_first(tmp_path)
     wait_until(
