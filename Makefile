@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint conformance faults soak chaos bounds nested sharing hosts store bench clean
+.PHONY: demo test lint conformance faults frozen poison soak chaos bounds nested sharing hosts store bench clean
 
 demo: $(VENV)/demo-installed
 	$(BIN)/python examples/randomized_search.py --compare
@@ -24,10 +24,19 @@ conformance: $(VENV)/test-installed
 	$(BIN)/python conformance/run.py
 
 # Every fault that is promised to be survived, ours beside joblib's bundled backend:
-# FAULTS="--rows worker-killed --backends ours" for some of it.
+# FAULTS="--rows worker-killed --backends ours" for some of it, "--tls --short" for some
+# of it over TLS.
 FAULTS ?=
 faults: $(VENV)/test-installed
 	$(BIN)/python tools/faults.py $(FAULTS)
+
+# The worker that has the last task of a call is frozen: how much later does it end?
+frozen: $(VENV)/test-installed
+	$(BIN)/python tools/frozen.py
+
+# One task of a thousand kills its worker: are all the others there, and how soon?
+poison: $(VENV)/test-installed
+	$(BIN)/python tools/poison.py
 
 # Random calls from three threads for SECONDS; every result checked, nothing left behind.
 SEED ?= 0
@@ -36,9 +45,11 @@ soak: $(VENV)/test-installed
 	$(BIN)/python tools/soak.py --seconds $(SECONDS) --seed $(SEED)
 
 # Random faults under random calls for SECONDS; nothing lost, wrong, hung, left behind.
+# CHAOS=--tls for the same over TLS.
+CHAOS ?=
 chaos: SECONDS ?= 3600
 chaos: $(VENV)/test-installed
-	$(BIN)/python tools/chaos.py --seconds $(SECONDS) --seed $(SEED)
+	$(BIN)/python tools/chaos.py --seconds $(SECONDS) --seed $(SEED) $(CHAOS)
 
 # A hundred nested grid searches in a row.
 nested: $(VENV)/test-installed

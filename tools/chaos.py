@@ -46,6 +46,7 @@ from soak import FLAT_MB, LOG_LENGTH, Footprint, Memory, forget_spans, keys_left
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support import chaos_calls
+from support.certificate import Certificate
 from support.chaos_scene import DEADLY, FAULTS, ChaosScene, can_be_apart
 from support.chaos_state import brief, known_tasks, print_state
 
@@ -312,6 +313,7 @@ def main() -> int:
         "--faults", nargs="+", default=list(FAULTS), choices=FAULTS, metavar="FAULT",
         help=f"which to fire, of {', '.join(FAULTS)}",
     )  # fmt: skip
+    parser.add_argument("--tls", action="store_true", help="over TLS, both ways")
     given = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*tasks.*")  # joblib's, of `dropped`
     logging.disable(logging.ERROR)  # dask's, of what is broken here
@@ -321,13 +323,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="joblib-distributed-chaos-") as folder:
         # All that is written goes there, also by what is killed.
         os.environ["TMPDIR"] = tempfile.tempdir = folder
+        if given.tls:
+            Certificate(Path(folder)).use()
         return run(given, Path(folder))
 
 
 def run(given: argparse.Namespace, folder: Path) -> int:
     apart = can_be_apart()
     say(f"seed {given.seed}, {given.threads} threads of calls, {given.seconds:g} s; "
-        f"a worker on a host of its own: {'yes' if apart else 'no, not permitted here'}"
+        f"a worker on a host of its own: {'yes' if apart else 'no, not permitted here'}; "
+        f"TLS: {'yes' if given.tls else 'no'}"
         )  # fmt: skip
     scene = ChaosScene(folder, apart)
     options = {

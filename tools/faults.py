@@ -5,7 +5,15 @@ fault to the end of the call, and those of the next call. The moments are: *befo
 anything is sent, in the *middle* of the tasks, and when results are finished but
 *unfetched*. The variants: a *flat* call or a *nested* one, its tasks with 4 MB of data in
 common (*large*) or without. Each cell is a process and a cluster of its own, with a
-deadline; what outlives it is killed.
+deadline; what outlives it is killed. Where the system permits it has a network of its
+own, too, so that no port that is free for a moment is taken by another cell.
+
+Joblib's bundled backend is given one variant of each fault by default, the simplest that
+there is; and three times the seconds that ours took, but not less than 20, or 40 where
+dask has a timeout of 30.
+
+Several cells run at a time (``--jobs``). Those with a promise in seconds come last: they
+start their clusters at a time, but what is timed runs alone.
 
 Verdicts: right; late, as it was promised sooner; wrong result, wrong error, results lost;
 hung; not stopped; next call hung, broken or wrong; other error, where joblib's bundled
@@ -16,8 +24,8 @@ not all of our cells are right.
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import contextlib
-import itertools
 import json
 import os
 import subprocess
@@ -25,16 +33,17 @@ import sys
 import tempfile
 import time
 import uuid
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from support.faults_rows import MOMENTS, ROWS
+from support.certificate import Certificate
+from support.faults_rows import MIDDLE, MOMENTS, ROWS
+from support.faults_table import Table
 from support.processes import die_with_parent
 from support.waiting import wait_until
 
@@ -55,6 +64,9 @@ ALLOWANCE = 150
 
 #: Seconds that a process may take to end. More is told.
 EXIT_WITHIN = 5.0
+
+#: Runs a command in a network that has a loopback of its own, and nothing else.
+_ENTER = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
 
 #: Names, in the environment of all processes of a cell, the cell.
 _TAG = "JOBLIB_DISTRIBUTED_FAULTS_CELL"
@@ -86,26 +98,85 @@ def kill_all_of(cell: str) -> None:
     wait_until(none_left, 30, lambda: f"left: {processes_of(cell)}")
 
 
-def run_cell(
-    row: str, moment: str, variant: str, backend: str, deadline: float, keep: str | None
-) -> dict[str, Any]:
-    """Run one cell; return its report."""
-    tag = uuid.uuid4().hex
-    nested, large = VARIANTS[variant]
-    with tempfile.TemporaryDirectory(prefix="joblib-distributed-faults-") as folder:
-        order = {
-            "row": row, "moment": moment, "backend": backend, "nested": nested,
-            "large": large, "folder": folder, "deadline": deadline,
-        }  # fmt: skip
+class Cell(NamedTuple):
+    """What is to be run, but for the backend."""
+
+    row: str
+    moment: str
+    variant: str
+
+
+class Runner:
+    """Runs cells.
+
+    Parameters
+    ----------
+    folder : str
+        For what cells have in common.
+    deadline : float
+        Seconds from the fault to the end of a call, for ours.
+    keep : str or None
+        Folder for what each cell has written.
+    tls : bool
+        Whether clusters speak TLS.
+    """
+
+    def __init__(self, folder: str, deadline: float, keep: str | None, tls: bool) -> None:
+        self._deadline = deadline
+        self._keep = keep
+        self._quiet = str(Path(folder, "quiet"))
+        self._env = Certificate(Path(folder)).demanding_environment if tls else {}
+        self.enter = _ENTER if has_networks() else []
+
+    def run_both(self, cell: Cell, backends: list[str]) -> dict[str, dict[str, Any]]:
+        """Run a cell on each of these backends; return their reports."""
+        reports = {}
+        for backend in backends:
+            deadline = self._deadline
+            if backend == "bundled":
+                ours = reports.get("ours", {}).get("seconds") or 0
+                deadline = max(ROWS[cell.row].patience, 3 * ours)
+            start = time.monotonic()
+            reports[backend] = self.run(cell, backend, deadline)
+            reports[backend]["took"] = time.monotonic() - start
+        return reports
+
+    def run(self, cell: Cell, backend: str, deadline: float) -> dict[str, Any]:
+        """Run a cell on one backend; return its report."""
+        tag = uuid.uuid4().hex
+        nested, large = VARIANTS[cell.variant]
+        with tempfile.TemporaryDirectory(prefix="joblib-distributed-faults-") as folder:
+            order = {
+                "row": cell.row, "moment": cell.moment, "backend": backend,
+                "nested": nested, "large": large, "folder": folder,
+                "deadline": deadline, "quiet": self._quiet,
+            }  # fmt: skip
+            command = [sys.executable, "-m", "support.faults_cell", json.dumps(order)]
+            process = self._start([*self.enter, *command], folder, tag)
+            try:
+                report: dict[str, Any] = _watch(process, Path(folder), deadline)
+            finally:
+                kill_all_of(tag)
+                process.wait(30)
+            if self._keep is not None:
+                _keep(Path(folder), Path(self._keep, "-".join([*cell, backend])))
+        return report
+
+    def _start(
+        self, command: list[str], folder: str, tag: str
+    ) -> subprocess.Popen[bytes]:
         path = [TESTS, os.environ.get("PYTHONPATH", "")]
         with open(f"{folder}/output.txt", "w") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "support.faults_cell", json.dumps(order)],
+            return subprocess.Popen(
+                command,
                 env={
                     **os.environ,
+                    **self._env,
                     "PYTHONPATH": os.pathsep.join(filter(None, path)),
                     _TAG: tag,
-                    "TMPDIR": folder,  # removed with it, also what was killed
+                    # Removed with it, also what was killed; no store is anywhere else.
+                    "TMPDIR": folder,
+                    "JOBLIB_TEMP_FOLDER": folder,
                 },
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -113,14 +184,15 @@ def run_cell(
                 preexec_fn=die_with_parent,
                 start_new_session=True,
             )
-            try:
-                report = _watch(process, Path(folder), deadline)
-            finally:
-                kill_all_of(tag)
-                process.wait(30)
-        if keep is not None:
-            _keep(Path(folder), Path(keep, f"{row}-{moment}-{variant}-{backend}"))
-    return report
+
+
+def has_networks() -> bool:
+    """Whether a process may be given a network of its own here."""
+    try:
+        done = subprocess.run([*_ENTER, "true"], stderr=subprocess.DEVNULL, timeout=30)
+    except FileNotFoundError:
+        return False
+    return done.returncode == 0
 
 
 def _watch(process: subprocess.Popen[bytes], folder: Path, deadline: float) -> Any:
@@ -166,19 +238,66 @@ def _keep(folder: Path, target: Path) -> None:
             (target / name).write_bytes((folder / name).read_bytes())
 
 
-def cells(given: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
-    """Yield what has a meaning of what was asked for."""
-    for name, moment, variant in itertools.product(
-        given.rows, given.moments, given.variants
-    ):
-        row = ROWS[name]
-        nested, large = VARIANTS[variant]
-        if moment in row.moments and nested in row.nested and large in row.large:
-            yield name, moment, variant
+def cells(given: argparse.Namespace) -> list[Cell]:
+    """Return what has a meaning of what was asked for; what is timed comes last."""
+    found = [
+        Cell(name, moment, variant)
+        for name in given.rows
+        for moment in moments(given, name)
+        for variant in variants(given, name)
+    ]
+    return sorted(found, key=lambda cell: ROWS[cell.row].is_timed)
 
 
-def main() -> int:
-    """Print the table."""
+def moments(given: argparse.Namespace, name: str) -> list[str]:
+    row = ROWS[name]
+    found = [moment for moment in given.moments if moment in row.moments]
+    if not given.short or row.is_of_connection:
+        return found
+    return [MIDDLE] if MIDDLE in found else found[:1]
+
+
+def variants(given: argparse.Namespace, name: str) -> list[str]:
+    row = ROWS[name]
+    found = [
+        variant
+        for variant in given.variants
+        if VARIANTS[variant][0] in row.nested and VARIANTS[variant][1] in row.large
+    ]
+    if not given.short:
+        return found
+    return [v for v in found if "flat" in v] or found
+
+
+def backends(given: argparse.Namespace, cell: Cell) -> list[str]:
+    """Return what a cell is to be run on."""
+    if given.bundled_variants == "all" or cell.variant == variants(given, cell.row)[0]:
+        return list(given.backends)
+    return [backend for backend in given.backends if backend == "ours"]
+
+
+def run_all(
+    given: argparse.Namespace,
+    runner: Runner,
+    tell: Callable[[Cell, dict[str, dict[str, Any]]], None],
+) -> None:
+    """Run all cells, several at a time; tell of each, in order."""
+    both = [cell for cell in cells(given) if backends(given, cell)]
+    for is_timed in (False, True):
+        some = [cell for cell in both if ROWS[cell.row].is_timed == is_timed]
+        with concurrent.futures.ThreadPoolExecutor(given.jobs) as pool:
+            try:
+                reports = pool.map(
+                    lambda cell: runner.run_both(cell, backends(given, cell)), some
+                )
+                for cell, report in zip(some, reports, strict=True):
+                    tell(cell, report)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -187,20 +306,50 @@ def main() -> int:
     parser.add_argument("--variants", nargs="+", default=VARIANTS, choices=VARIANTS)
     parser.add_argument("--backends", nargs="+", default=BACKENDS, choices=BACKENDS)
     parser.add_argument(
-        "--deadline", type=float, default=60, help="seconds from the fault to the end"
-    )
+        "--bundled-variants", choices=("first", "all"), default="first",
+        help="what the bundled backend is given: by default the first that a fault has",
+    )  # fmt: skip
+    parser.add_argument(
+        "--short", action="store_true",
+        help="flat calls only, at one moment; but faults of the connection at each",
+    )  # fmt: skip
+    parser.add_argument(
+        "--deadline", type=float, default=60,
+        help="seconds from the fault to the end, for ours",
+    )  # fmt: skip
+    parser.add_argument("--jobs", type=int, default=4, help="cells at a time")
+    parser.add_argument("--tls", action="store_true", help="clusters speak TLS")
     parser.add_argument("--keep", help="folder for what each cell has written")
-    given = parser.parse_args()
-    print("seconds from the fault to the end of the call, + those of the next call")
-    counts: dict[str, Counter[str]] = {backend: Counter() for backend in given.backends}
-    for row, moment, variant in cells(given):
-        for backend in given.backends:
-            report = run_cell(row, moment, variant, backend, given.deadline, given.keep)
-            counts[backend][report["verdict"]] += 1
-            print(f"{row:20}{moment:10}{variant:13}{_line(backend, report)}", flush=True)
-    for backend, verdicts in counts.items():
-        print(f"{backend}: {sum(verdicts.values())} cells:", dict(verdicts))
-    return 0 if set(counts.get("ours", ())) <= {"right"} else 1
+    parser.add_argument("--markdown", help="file for the table, a fault in each row")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Print the table."""
+    given = parse()
+    table = Table(given.rows, given.moments, given.backends)
+
+    def tell(cell: Cell, reports: dict[str, dict[str, Any]]) -> None:
+        for backend, report in reports.items():
+            table.add(cell.row, cell.moment, backend, report)
+            place = f"{cell.row:20}{cell.moment:10}{cell.variant:13}"
+            print(f"{place}{_line(backend, report)}", flush=True)
+
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="joblib-distributed-faults-") as folder:
+        runner = Runner(folder, given.deadline, given.keep, given.tls)
+        print(f"{given.jobs} cells at a time, each with a network of its own: "
+              f"{'yes' if runner.enter else 'no, not permitted here'}; "
+              f"TLS: {'yes' if given.tls else 'no'}")  # fmt: skip
+        print("seconds from the fault to the end of the call, + those of the next call")
+        run_all(given, runner, tell)
+    print(f"took {time.monotonic() - start:.0f} s; "
+          f"one after the other: {table.seconds:.0f} s")  # fmt: skip
+    for line in table.counts():
+        print(line)
+    if given.markdown is not None:
+        Path(given.markdown).write_text(table.markdown())
+    return 0 if table.all_right("ours") else 1
 
 
 def _line(backend: str, report: dict[str, Any]) -> str:

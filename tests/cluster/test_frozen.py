@@ -1,5 +1,7 @@
 """Workers that are frozen, as by SIGSTOP: what they were given is tried on another, too.
 
+So is what workers that are paused have not begun.
+
 The first outcome counts, and whatever a worker gives that thaws is dropped.
 """
 
@@ -19,7 +21,7 @@ from typing import Any
 import joblib
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Status
 from joblib import Parallel, delayed
 
 from joblib_distributed.driver import heartbeats, running
@@ -413,3 +415,44 @@ def test_a_look_that_cannot_tell_who_is_frozen_tells_the_rest(
     looked = posted.get(timeout=30)
     assert isinstance(looked, Looked)
     assert looked == Looked(looked.now, {"unknown": None}, 2, sent_at={"unknown": now})
+
+
+# ------------------------------------------------------------------- paused, not frozen
+def set_status(dask_worker: Any, name: str) -> None:
+    """Do what dask's monitor does when a worker's memory is full, or is not any more."""
+    dask_worker.status = Status[name]
+
+
+async def steal_nothing(dask_scheduler: Any) -> None:
+    """Keep what is queued where it is: dask moves some of it, but not all."""
+    await dask_scheduler.extensions["stealing"].stop()
+
+
+@pytest.mark.slow
+def test_what_a_paused_worker_has_not_begun_is_run_elsewhere(
+    own_client: Client, tmp_path: Path
+) -> None:
+    """What it has begun is not: it may be what takes the memory."""
+    addresses = {pid: address for address, pid in own_client.run(os.getpid).items()}
+    own_client.run_on_scheduler(steal_nothing)
+    result = call_in_thread(own_client, tmp_path, 12, frozen_after=float("inf"))
+    paused = pid_of_first(tmp_path)
+    wait_until(
+        lambda: len(own_client.processing()[addresses[paused]]) > 1,
+        30,
+        lambda: "nothing is queued there",
+    )
+    own_client.run(set_status, name="paused", workers=[addresses[paused]])
+    wait_until(
+        lambda: all(ran_on(tmp_path, i) for i in range(12)),
+        30,
+        lambda: f"some wait: {marks(tmp_path)}",
+    )
+    mark(str(tmp_path), "go")
+    assert result() == [i * 10 for i in range(12)]
+    assert ran_on(tmp_path, 0) == [paused]
+    own_client.run(set_status, name="running", workers=[addresses[paused]])
+    again = tmp_path / "again"
+    again.mkdir()
+    mark(str(again), "go")
+    assert call_in_thread(own_client, again, 6)() == [i * 10 for i in range(6)]

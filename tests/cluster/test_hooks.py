@@ -23,7 +23,7 @@ import dask
 import distributed.comm
 import joblib
 import pytest
-from distributed import Client, LocalCluster, Nanny
+from distributed import Client, LocalCluster, Nanny, Status
 from distributed.batched import BatchedSend
 from distributed.protocol import to_serialize
 from distributed.scheduler import KilledWorker, heartbeat_interval
@@ -874,3 +874,40 @@ def test_the_scheduler_tells_what_workers_are_to_do(
         other: [],
     }, because("Client.processing", "driver.looks._silent")
     assert future.result(timeout=30) == 10
+
+
+def test_the_scheduler_tells_who_is_paused_and_what_has_begun(
+    own_client: Client, tmp_path: Path
+) -> None:
+    why = because("the scheduler's operation call_stack", "driver.looks._held_up")
+    member, other = own_client.nthreads()
+
+    async def statuses() -> dict[str, str]:
+        members = (await own_client.scheduler.identity())["workers"]
+        return {address: worker["status"] for address, worker in members.items()}
+
+    def pause(dask_worker: Any) -> None:
+        dask_worker.status = Status.paused
+
+    futures = [
+        own_client.submit(hold, str(tmp_path), number, workers=[member])
+        for number in (1, 2)
+    ]
+    wait_until(lambda: marks(tmp_path), 30, lambda: "neither runs")
+    own_client.run(pause, workers=[member])
+    wait_until(
+        lambda: own_client.sync(statuses) == {member: "paused", other: "running"},
+        30,
+        lambda: f"{own_client.sync(statuses)}, {why}",
+    )
+
+    async def stacks() -> Any:
+        keys = [future.key for future in futures]
+        return await own_client.scheduler.call_stack(keys=keys)
+
+    (begun,) = (name.removeprefix("running-") for name in marks(tmp_path))
+    found = own_client.sync(stacks)
+    assert {w: list(keys) for w, keys in found.items()} == {
+        member: [futures[int(begun) - 1].key]
+    }, why
+    mark(str(tmp_path), "go")

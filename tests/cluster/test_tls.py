@@ -9,7 +9,6 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ import dask
 import joblib
 import numpy as np
 import pytest
-from distributed import Client, Security
+from distributed import Client
 from joblib import Parallel, delayed
 
 from joblib_distributed import Traffic, traffic_of_last_call
@@ -28,6 +27,7 @@ from joblib_distributed.driver.cluster import Cluster
 from joblib_distributed.driver.sources import find_cluster
 from joblib_distributed.errors import SchedulerUnreachableError
 from joblib_distributed.options import Options
+from support.certificate import Certificate
 from support.processes import CommandLineCluster
 from support.tasks import in_thread, mark, marks, wait_for_file
 from support.waiting import wait_until
@@ -39,52 +39,6 @@ pytestmark = [
 
 #: Floats in somewhat more than 1 MB, joblib's default for ``max_nbytes``.
 LARGE = 150_000
-
-ROLES = ("scheduler", "worker", "client")
-
-
-class Certificate:
-    """One certificate, signed by itself, for all three roles."""
-
-    def __init__(self, folder: Path) -> None:
-        self._certificate, self._key = folder / "certificate.pem", folder / "key.pem"
-        subprocess.run(
-            [
-                *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes"),
-                *("-days", "2", "-subj", "/CN=localhost"),
-                *("-keyout", str(self._key), "-out", str(self._certificate)),
-            ],
-            check=True,
-            capture_output=True,
-            timeout=30,
-        )
-
-    @property
-    def settings(self) -> dict[str, str]:
-        """dask's, by name."""
-        found = {"distributed.comm.tls.ca-file": str(self._certificate)}
-        for role in ROLES:
-            found[f"distributed.comm.tls.{role}.cert"] = str(self._certificate)
-            found[f"distributed.comm.tls.{role}.key"] = str(self._key)
-        return found
-
-    @property
-    def security(self) -> Security:
-        """The same, for whoever says it in code."""
-        cert, key = str(self._certificate), str(self._key)
-        return Security(
-            require_encryption=True,
-            tls_ca_file=cert,
-            tls_client_cert=cert,
-            tls_client_key=key,
-        )
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {
-            f"DASK_{name.replace('.', '__').replace('-', '_').upper()}": value
-            for name, value in self.settings.items()
-        }
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +52,7 @@ def cluster(
 ) -> Iterator[CommandLineCluster]:
     """A scheduler and workers that speak TLS alone, the workers with a store not ours."""
     env = {
-        **certificate.environment,
-        "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "true",
+        **certificate.demanding_environment,
         "JOBLIB_TEMP_FOLDER": str(tmp_path_factory.mktemp("other-machine")),
     }
     with CommandLineCluster(0, 1, "--protocol=tls", env=env) as cluster:
@@ -211,10 +164,7 @@ def two_hosts(
     certificate: Certificate, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[CommandLineCluster]:
     """Two workers whose stores are in different folders: two hosts, as we see it."""
-    env = {
-        **certificate.environment,
-        "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "true",
-    }
+    env = certificate.demanding_environment
     with CommandLineCluster(0, 1, "--protocol=tls", env=env) as cluster:
         for name in ("one", "other"):
             folder = str(tmp_path_factory.mktemp(name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,39 @@ def test_faults() -> None:
     short = ("--backends", "ours", "--deadline", "30", "--variants", "flat-large")
     output = run("tools/faults.py", *rows, *short, "--moments", "before", timeout=110)
     assert "ours: 3 cells: {'right': 3}" in output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.skipif(not shutil.which("openssl"), reason="there is no openssl command")
+def test_faults_over_tls(tmp_path: Path) -> None:
+    table = tmp_path / "table.md"
+    rows = ("--rows", "reset", "--variants", "flat-large", "--moments", "middle")
+    short = ("--backends", "ours", "--markdown", str(table))
+    output = run("tools/faults.py", *rows, *short, "--tls", timeout=110)
+    assert "TLS: yes" in output
+    assert "ours: 1 cells: {'right': 1}" in output
+    head, _, row, *_ = table.read_text().splitlines()
+    assert head == "| fault | middle: ours |"
+    assert row.startswith("| reset | right, ")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_frozen() -> None:
+    short = ("--tasks", "20", "--frozen-after", "3", "--rounds", "1")
+    output = run("tools/frozen.py", *short, "--slowdown", "100", timeout=110)
+    assert "with a worker frozen that has the last task: " in output
+    assert output.endswith("good\n")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_poison() -> None:
+    short = ("--tasks", "20", "--seconds", "0.01", "--deadly", "7")
+    output = run("tools/poison.py", *short, "--deaths-allowed", "1", timeout=110)
+    assert "results: 19, of which different: 19" in output
+    assert "error: WorkerDiedError: Task 7 (nap) killed" in output
 
 
 @pytest.mark.slow

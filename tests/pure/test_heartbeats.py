@@ -47,7 +47,7 @@ def test_workers_that_report_are_not_silent() -> None:
 
 
 def test_a_worker_that_stops_is_silent_after_the_timeout() -> None:
-    """Counted from when its last heartbeat was first noted, on our own clock."""
+    """Counted from when its last heartbeat was."""
     beats = Heartbeats()
     watch(beats, range(5, 21), {TWO: 10})
     assert silent(beats, 20) == set()
@@ -59,13 +59,41 @@ def test_a_worker_that_stops_is_silent_after_the_timeout() -> None:
     assert not beats.knows_silent(12)
 
 
-def test_a_worker_is_given_the_timeout_from_the_first_note_on() -> None:
-    """Of when its last heartbeat was before, on our clock, nothing is known."""
+def test_a_worker_that_was_silent_before_it_was_looked_at() -> None:
+    """It is known from the others how long it has been; several beats are waited for."""
     beats = Heartbeats()
-    watch(beats, range(50, 61), {TWO: 3})
-    assert silent(beats, 60) == set()
-    watch(beats, [61], {TWO: 3})
-    assert silent(beats, 61) == {TWO}
+    watch(beats, range(50, 54), {TWO: 3})
+    assert silent(beats, 53) == set()
+    assert silent(beats, 53.1) == {TWO}
+    # Not as long as that one:
+    beats = Heartbeats()
+    watch(beats, range(50, 59), {TWO: 48})
+    assert silent(beats, 58) == set()
+    assert silent(beats, 58.1) == {TWO}
+
+
+def test_the_others_were_heard_of_some_time_before_it_was_looked() -> None:
+    """So what is known is when its last heartbeat was at the latest: best is earliest."""
+    beats = Heartbeats()
+    beats.note({ONE: AHEAD + 9.6, TWO: AHEAD + 4}, 10)
+    assert beats.next_silent(10, TIMEOUT) == pytest.approx(14.4)
+    beats.note({ONE: AHEAD + 10.9, TWO: AHEAD + 4}, 11)
+    assert beats.next_silent(11, TIMEOUT) == pytest.approx(14.1)
+    beats.note({ONE: AHEAD + 11.5, TWO: AHEAD + 4}, 12)
+    assert beats.next_silent(12, TIMEOUT) == pytest.approx(14.1)
+    assert silent(beats, 14) == set()
+    assert silent(beats, 14.2) == {TWO}
+
+
+def test_the_next_to_be_silent() -> None:
+    beats = Heartbeats()
+    assert beats.next_silent(0, TIMEOUT) == math.inf
+    watch(beats, range(21), {TWO: 10, ONE: 15})
+    assert beats.next_silent(20, TIMEOUT) == 20
+    assert beats.next_silent(20.1, TIMEOUT) == 25
+    assert beats.next_silent(25.1, TIMEOUT) == 30
+    assert beats.next_silent(30.1, TIMEOUT) == math.inf
+    assert beats.next_silent(20.1, math.inf) == math.inf
 
 
 def test_all_may_be_silent() -> None:
@@ -141,11 +169,11 @@ def test_a_worker_that_leaves_is_forgotten() -> None:
     assert silent(beats, 12) == set()
     assert beats.others(frozenset()) == sorted([ONE, THREE])
     assert not beats.knows_silent(TIMEOUT)
-    # One that comes back has all of the time, whatever the scheduler says of it.
-    watch(beats, range(13, 24), {TWO: 0})
-    assert silent(beats, 23) == set()
-    watch(beats, [24], {TWO: 0})
-    assert silent(beats, 24) == {TWO}
+    # One that comes back is watched anew, whatever the scheduler says of it.
+    watch(beats, range(13, 17), {TWO: 0})
+    assert silent(beats, 16) == set()
+    watch(beats, [17], {TWO: 0})
+    assert silent(beats, 17) == {TWO}
 
 
 def test_nobody_is_silent_for_an_infinite_timeout() -> None:
@@ -181,6 +209,16 @@ def test_a_heartbeat_of_before_counts_as_one() -> None:
     beats.note({ONE: AHEAD}, 0)
     beats.note({ONE: AHEAD - 100}, 11)
     assert silent(beats, 11) == set()
+
+
+def test_a_clock_that_is_set_ahead_makes_nobody_silent() -> None:
+    """Some workers have reported since, the others do so before long."""
+    beats = Heartbeats()
+    watch(beats, range(5))
+    beats.note({ONE: AHEAD + 1000, TWO: AHEAD + 4, THREE: AHEAD + 4}, 5)
+    assert silent(beats, 5) == silent(beats, 6.9) == set()
+    beats.note(dict.fromkeys((ONE, TWO, THREE), AHEAD + 1001), 6)
+    assert silent(beats, 9) == set()
 
 
 @pytest.mark.parametrize(

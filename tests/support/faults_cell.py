@@ -30,6 +30,7 @@ from joblib import Parallel, delayed
 
 from joblib_distributed import errors  # which registers our backend, under its own name
 from support import faults_rows as rows
+from support.faults_quiet import Quiet
 from support.faults_scenes import Scene
 from support.faults_tasks import (
     APART,
@@ -50,6 +51,10 @@ from support.waiting import wait_until
 #: Seconds until the cluster is there and the call has come to its moment.
 SETUP_DEADLINE = 60
 
+#: Seconds without any worker after which a call may give up, where a row does not say:
+#: longer than they take to start again while other cells start theirs.
+WAIT_FOR_WORKERS = 50
+
 #: Seconds that the next call may take.
 NEXT_DEADLINE = 15
 
@@ -60,7 +65,7 @@ STOPPED_WITHIN = 2.0
 SHARED = 500_000
 
 #: Files that let tasks, and their results, go.
-GATES = ("fire", "begin", "go", "on", "fetch")
+GATES = ("fire", "begin", "go", "on", "fetch", "release")
 
 #: More than those that `support.faults_tasks.FIRST` counts.
 NESTED_COUNT = 10
@@ -77,6 +82,8 @@ class Order:
     large: bool
     folder: str
     deadline: float
+    #: A file by which cells agree on who is to have the machine for itself; or none.
+    quiet: str = ""
 
 
 class Cell:
@@ -89,10 +96,14 @@ class Cell:
         self.folder.mkdir()
         self.given = np.arange(SHARED) if order.large else None
         self.count = NESTED_COUNT if order.nested else self.row.count
-        self.scene: Scene = self.row.setting(Path(order.folder))
-        self.pids = self.scene.pids()
         self.fired_at = float("inf")
         self.fired = threading.Event()
+        self.quiet = Quiet(order.quiet if self.row.is_timed else "")
+        self.quiet.share()
+        self.scene: Scene = self.row.setting(Path(order.folder))
+        self.pids = self.scene.pids()
+        #: What a generator has given so far.
+        self.arrived: list[Any] = []
         self.report: dict[str, Any] = {"verdict": "cell broken", "detail": ""}
 
     # ---------------------------------------------------------------- what faults need
@@ -118,7 +129,7 @@ class Cell:
         """
         start = time.monotonic()
         try:
-            wait_until(condition, wait, lambda: "")
+            self._wait_until(condition, within, wait)
             passed = time.monotonic() - start
             self.say(f"{what} after {passed:.1f} s")
         except AssertionError:
@@ -127,6 +138,16 @@ class Cell:
         if passed > within:
             self.report["late"] = True
         return passed < float("inf")
+
+    def _wait_until(
+        self, condition: Callable[[], bool], within: float, wait: float
+    ) -> None:
+        with contextlib.suppress(AssertionError):
+            wait_until(condition, min(within, wait), lambda: "")
+            return
+        # It is late, so that how late is of no interest.
+        self.quiet.end()
+        wait_until(condition, max(0.0, wait - within), lambda: "")
 
     def say(self, what: str) -> None:
         self.report["detail"] = "; ".join(filter(None, [self.report["detail"], what]))
@@ -194,7 +215,6 @@ class Cell:
 
     def collect(self, generator: Any) -> Any:
         """Return what arrives; keep it should an error come in between."""
-        self.arrived: list[Any] = []
         for result in generator:
             self.arrived.append(result)
         return self.arrived
@@ -238,6 +258,8 @@ class Cell:
     def _judge_results(self, found: Any, error: BaseException | None) -> str:
         if error is not None:
             return "wrong error"
+        if self.row.parallel.get("return_as") == "generator_unordered":
+            found = sorted(found)
         return "right" if found == self.expected else "wrong result"
 
     def _named(self, error: BaseException | None, kind: type[BaseException]) -> str:
@@ -261,7 +283,7 @@ class Cell:
             return "wrong error"
         innocent = list(self.expected)
         del innocent[OUTER - 1 if nested else HARMFUL]
-        arrived = getattr(self, "arrived", [])
+        arrived = self.arrived
         self.say(f"{len(arrived)} of {len(innocent)} others arrived")
         if any(arrived.count(one) > 1 or one not in innocent for one in arrived):
             return "wrong result"
@@ -294,7 +316,11 @@ class Cell:
 
     # ---------------------------------------------------------------------- one by one
     def run(self) -> None:
-        options = {"temp_folder": str(self.scene.store), **self.row.options}
+        options: dict[str, Any] = {
+            "temp_folder": str(self.scene.store),
+            "wait_for_workers_timeout": WAIT_FOR_WORKERS,
+            **self.row.options,
+        }
         if self.scene.client is not None:
             options["client"] = self.scene.client
         else:
@@ -305,10 +331,12 @@ class Cell:
                 Parallel()(delayed(warm)(self.given) for _ in range(8))
             hold_results(str(self.folder))
             self.scene.observer.run(hold_results, str(self.folder))
+            self.quiet.begin()
             self._set_up()
             firing = self._in_thread(self.fire)
             self._run_call()
             firing.join(rows.DEADLINE)
+            self.quiet.end()
             self._run_next()
         self.open(*GATES)
 
@@ -342,7 +370,11 @@ class Cell:
         def watch() -> None:
             if not self.fired.wait(SETUP_DEADLINE + self.order.deadline):
                 self._give_up("cell broken", "nothing was fired")
-            if not ended.wait(self.order.deadline):
+            first = min(self.row.within, self.order.deadline)
+            if ended.wait(first):
+                return
+            self.quiet.end()  # it is late
+            if not ended.wait(self.order.deadline - first):
                 self.report["seconds"] = self.order.deadline
                 self._give_up("hung", f"files: {sorted(self._names())}")
 

@@ -74,6 +74,9 @@ class Row:
         Whether no call goes before.
     restore : callable, optional
         What the user does before the next call.
+    patience : float
+        Seconds from the fault that joblib's bundled backend is given, at least: always
+        three times what ours takes.
     """
 
     promise: str
@@ -90,6 +93,17 @@ class Row:
     call: str = "work"
     is_cold: bool = False
     restore: Callable[[Any], object] | None = None
+    patience: float = 20
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether it is promised to be over in seconds: so the machine is to be idle."""
+        return self.within < 10 or self.fire is join
+
+    @property
+    def is_of_connection(self) -> bool:
+        """Whether it is the connection to the scheduler that breaks."""
+        return self.setting is _relayed or self.fire is restart_scheduler
 
 
 # -------------------------------------------------------------------------------- workers
@@ -126,6 +140,27 @@ def restart_workers(cell: Any) -> None:
     cell.scene.restart_workers()
 
 
+def retire_one(cell: Any) -> None:
+    cell.scene.observer.retire_workers([next(iter(cell.pids))], close_workers=True)
+
+
+def pause_one(cell: Any) -> None:
+    """Have a task fill its worker, and hold that until all else has ended."""
+    cell.open("fire", "begin")
+    wait_until(
+        lambda: "paused" in cell.scene.statuses(),
+        DEADLINE,
+        lambda: f"no worker is paused: {cell.scene.statuses()}",
+    )
+    cell.open("go", "on", "fetch")
+    others = cell.count - 1
+    wait = min(DEADLINE, cell.order.deadline / 2)
+    cell.note_when(lambda: len(cell.arrived) == others, "others here", DEADLINE, wait)
+    cell.say(f"{len(cell.arrived)} of {others}")
+    cell.say(f"workers are {', '.join(cell.scene.statuses())}")
+    cell.open("release")
+
+
 def freeze(cell: Any) -> None:
     os.kill(next(iter(cell.pids.values())), signal.SIGSTOP)
 
@@ -152,7 +187,8 @@ def join(cell: Any) -> None:
     cell.scene.wait_for_workers(3)
     (pid,) = set(cell.scene.pids().values()) - set(cell.pids.values())
     cell.open("begin", "fetch")
-    cell.note_when(lambda: pid in cell.pids_used(), "used", USED_WITHIN, DEADLINE)
+    wait = min(DEADLINE, cell.order.deadline)
+    cell.note_when(lambda: pid in cell.pids_used(), "used", USED_WITHIN, wait)
 
 
 def demand(cell: Any) -> None:
@@ -251,7 +287,8 @@ def _two_workers(cell: Any) -> None:
 
 
 def _connection(fire: Fire) -> Row:
-    return Row("results", fire, _relayed)
+    # What dask times out of itself it does after 30 s.
+    return Row("results", fire, _relayed, patience=40)
 
 
 def _harm(how: str, setting: Setting = CommandScene) -> Row:
@@ -270,7 +307,7 @@ ROWS: dict[str, Row] = {
     "unreachable-3-s": _connection(refuse),
     "half-open-here": _connection(lose_scheduler),
     "half-open-there": _connection(lose_driver),
-    "scheduler-restarted": Row("results", restart_scheduler, _addressed),
+    "scheduler-restarted": Row("results", restart_scheduler, _addressed, patience=40),
     "zero-and-back": Row("results", scale_to_zero_and_back, LocalScene),
     "zero-for-ever": Row(
         "no workers",
@@ -291,7 +328,17 @@ ROWS: dict[str, Row] = {
         is_cold=True,
         restore=_two_workers,
     ),
-    "frozen": Row("results", freeze),
+    "worker-retires": Row("results", retire_one),
+    "worker-paused": Row(
+        "results",
+        pause_one,
+        _small,
+        nested=(False,),
+        how="fill",
+        parallel=_unordered,
+        within=60,
+    ),
+    "frozen": Row("results", freeze, patience=40),
     "frozen-3-s": Row("results", freeze_for_a_while),
     "joins": Row("results", join, nested=(False,), count=24),
     "adaptive": Row(

@@ -1,7 +1,8 @@
 """Clusters that faults are fired at: see `support.faults_cell`.
 
 Both kinds have two workers of two threads, and a client of their own that looks at them,
-past whatever stands between the driver and its scheduler.
+past whatever stands between the driver and its scheduler. They speak TLS if the process
+that makes them is to: see `support.certificate`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import psutil
 from distributed import Client, LocalCluster
 
+from support.certificate import protocol
 from support.processes import CommandLineCluster
 from support.relay import Relay
 from support.waiting import wait_until
@@ -56,7 +58,7 @@ class SupervisedCluster(CommandLineCluster):
     def __init__(
         self, store: str, is_apart: bool = False, for_workers: tuple[str, ...] = ()
     ) -> None:
-        super().__init__(WORKERS, THREADS_OF_EACH)
+        super().__init__(WORKERS, THREADS_OF_EACH, f"--protocol={protocol()}")
         self._store = store
         self._is_apart = is_apart
         self._for_workers = for_workers
@@ -95,7 +97,7 @@ class SupervisedCluster(CommandLineCluster):
 
     def restart_scheduler(self, address: str) -> None:
         """Kill it, have it started again there, and return when it listens."""
-        host, self._port = address.removeprefix("tcp://").split(":")
+        host, self._port = address.partition("://")[2].split(":")
         scheduler = self.processes[0]
         scheduler.kill()
         scheduler.wait(DEADLINE)
@@ -153,6 +155,10 @@ class Scene:
         """Return the process of each worker, by its address."""
         return dict(self.observer.run(os.getpid))
 
+    def statuses(self) -> list[str]:
+        """Return what state each worker is in, for dask."""
+        return list(self.observer.run_on_scheduler(_statuses))
+
     def holders(self) -> list[int]:
         """Return the processes that hold shared data, by what lies in their stores."""
         found = [pid for pid in self.pids().values() if self._holds(pid)]
@@ -172,6 +178,10 @@ class Scene:
         addresses = self.observer.run_on_scheduler(_holders)
         pids = self.pids()
         return [pids[address] for address in addresses if address in pids]
+
+
+def _statuses(dask_scheduler: Any) -> list[str]:
+    return [worker.status.name for worker in dask_scheduler.workers.values()]
 
 
 def _holders(dask_scheduler: Any) -> list[str]:
@@ -216,7 +226,7 @@ class CommandScene(Scene):
         self.relay: Relay | None = None
         if is_relayed:
             self.relay = Relay(int(self.address.rsplit(":", 1)[1])).__enter__()
-            self.address = self.relay.address
+            self.address = self.relay.address.replace("tcp", protocol())
         if given:
             self.connect(self.address)
 
@@ -283,6 +293,7 @@ class LocalScene(Scene):
             n_workers=workers,
             threads_per_worker=THREADS_OF_EACH,
             host="127.0.0.1",
+            protocol=f"{protocol()}://",
             dashboard_address=None,
             memory_limit=0,
             silence_logs=50,

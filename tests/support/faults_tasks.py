@@ -20,7 +20,8 @@ import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from distributed import Client, Future
+import psutil
+from distributed import Client, Future, get_worker
 from joblib import Parallel, delayed
 
 from support.tasks import mark, wait_for_file
@@ -36,6 +37,10 @@ FIRST = 8
 #: sees it before the machine does.
 LEAK = 16 * 2**20
 LEAK_INTERVAL = 0.05
+
+#: Share of its worker's limit that a task takes that fills it: dask pauses a worker from
+#: 0.8 on, and kills it from 0.95 on.
+FILLED = 0.86
 
 #: Number of the task of a call that does harm: the first also of its batch, as those
 #: before it may not end until it has.
@@ -91,8 +96,17 @@ def leak(_: str) -> None:
     """Take memory until killed for it."""
     taken = []
     while True:
-        taken.append(os.urandom(LEAK))
+        taken.append(b"1" * LEAK)
         time.sleep(LEAK_INTERVAL)
+
+
+def fill(folder: str) -> None:
+    """Take so much memory that dask pauses its worker, and hold it until let go."""
+    limit = get_worker().memory_manager.memory_limit
+    taken = []
+    while psutil.Process().memory_info().rss < FILLED * limit:
+        taken.append(b"1" * LEAK)
+    wait_for_file(f"{folder}/release", PATIENCE)
 
 
 def segfault(_: str) -> None:
@@ -109,7 +123,9 @@ def fail(folder: str) -> None:
     raise LookupError("on purpose")
 
 
-HARM = {"leak": leak, "SIGSEGV": segfault, "os._exit": leave, "raise": fail}
+HARM = {
+    "leak": leak, "fill": fill, "SIGSEGV": segfault, "os._exit": leave, "raise": fail,
+}  # fmt: skip
 
 
 def catch_and_go_on(folder: str, number: int, count: int, given: Any) -> list[int]:

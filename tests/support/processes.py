@@ -86,7 +86,7 @@ class CommandLineCluster:
     @property
     def host_and_port(self) -> str:
         """The scheduler's address as users write it: ``HOST:PORT``."""
-        return self.address.removeprefix("tcp://")
+        return self.address.partition("://")[2]
 
     def start_scheduler(self, *arguments: str) -> None:
         self._start(

@@ -421,9 +421,15 @@ class Cluster:
         self, sent_at: Mapping[str, float], options: Options, post: Post
     ) -> None:
         heartbeats = self._known.heartbeats
-        look = await looks.look(self.client, sent_at, heartbeats, options.frozen_after)
-        if look is None:
-            return
+        for how in (looks.look, looks.look_closely):
+            found = await how(self.client, sent_at, heartbeats, options.frozen_after)
+            if found is None:
+                return
+            self._post_look(found, sent_at, options, post)
+
+    def _post_look(
+        self, look: looks.Look, sent_at: Mapping[str, float], options: Options, post: Post
+    ) -> None:
         states, threads = look.states, look.threads
         if self._embedded_threads is not None:
             # While its nannies restart workers it has none, but will.

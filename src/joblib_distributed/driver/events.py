@@ -76,7 +76,7 @@ class Looked:
     #: When each attempt was sent, on the clock of `now`; or later, if not that much is
     #: known.
     sent_at: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    #: Attempts that workers have which have stopped reporting.
+    #: Attempts that workers have which have stopped reporting, or begin none.
     silent: frozenset[str] = frozenset()
 
 

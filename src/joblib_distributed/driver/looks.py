@@ -22,6 +22,19 @@ from joblib_distributed.driver.heartbeats import Heartbeats
 ANSWER_TIMEOUT = 10.0
 
 
+#: Seconds that workers may take to tell what they run. A guess: less than a scheduler may
+#: take to answer.
+STACKS_TIMEOUT = 3.0
+
+#: Seconds before a worker counts as silent in which it is looked at more often: the time
+#: between two looks of a call.
+SOON = 1.0
+
+#: Seconds between two such looks, at most. A guess: less than between two heartbeats, and
+#: no part of it, so that not all come as long after one.
+CLOSE_INTERVAL = 0.23
+
+
 class Look(NamedTuple):
     """What the scheduler says."""
 
@@ -29,7 +42,8 @@ class Look(NamedTuple):
     states: Mapping[str, str | None]
     #: Threads of the whole cluster.
     threads: int
-    #: Attempts, or their results, that only workers have which have stopped reporting.
+    #: Attempts, or their results, that only workers have which have stopped reporting;
+    #: and those that workers have not begun which are paused.
     silent: frozenset[str]
 
 
@@ -67,6 +81,39 @@ async def look(
     if not _arrives(comm, keys, found.states):
         _end(client, comm)
     return found
+
+
+async def look_closely(
+    client: Any, keys: Collection[str], heartbeats: Heartbeats, frozen_after: float
+) -> Look | None:
+    """Look on while a worker is about to count as silent; return what it has of attempts.
+
+    So that they are tried elsewhere when it is time, rather than up to a second later.
+
+    Parameters
+    ----------
+    client, keys, heartbeats, frozen_after
+        See `look`.
+
+    Returns
+    -------
+    Look or None
+        Of what is silent alone; None if nothing is before it is looked again anyway.
+    """
+    end = time.monotonic() + SOON
+    while True:
+        now = time.monotonic()
+        silent_at = heartbeats.next_silent(now, frozen_after)
+        if not keys or silent_at > end:
+            return None
+        # It counts as silent after that time.
+        await asyncio.sleep(min(silent_at - now + 0.001, CLOSE_INTERVAL))
+        found = await look(client, keys, heartbeats, frozen_after)
+        if found is None:
+            return None
+        if found.silent:
+            states = {key: found.states[key] for key in found.silent}
+            return found._replace(states=states)
 
 
 async def ask(client: Any, question: Callable[[], Awaitable[Any]]) -> Any:
@@ -139,15 +186,42 @@ async def _silent_attempts(
     heartbeats: Heartbeats,
     frozen_after: float,
 ) -> frozenset[str]:
+    found: frozenset[str] = frozenset()
     if states or heartbeats.knows_silent(frozen_after):
-        found = await client.scheduler.identity()
-        last_seen = {a: worker["last_seen"] for a, worker in found["workers"].items()}
+        members = (await client.scheduler.identity())["workers"]
+        last_seen = {a: worker["last_seen"] for a, worker in members.items()}
         now = time.monotonic()
         heartbeats.note(last_seen, now)
         workers = heartbeats.silent(now, frozen_after)
         if workers and heartbeats.others(workers):  # nobody else could run them
-            return await _silent(client, states, workers)
-    return frozenset()
+            found = await _silent(client, states, workers)
+        status = {a: w.get("status") for a, w in members.items() if a not in workers}
+        paused = [address for address, name in status.items() if name == "paused"]
+        if paused and "running" in status.values():
+            found |= await _held_up(client, states, paused)
+    return found
+
+
+async def _held_up(
+    client: Any, states: Mapping[str, str | None], paused: Collection[str]
+) -> frozenset[str]:
+    """Return the attempts that workers do not begin because they lack memory.
+
+    dask pauses such a worker, for as long as a task holds what it has taken; nobody else
+    is given what it has queued. What it has begun goes on, and is not for others: they
+    would run out of memory, too.
+    """
+    given = await client.processing(workers=list(paused))
+    keys = states.keys() & set(itertools.chain(*given.values()))
+    if not keys:
+        return frozenset()
+    asking = asyncio.ensure_future(client.scheduler.call_stack(keys=list(keys)))
+    # Not by `wait_for`: see `driver.reach`. The workers themselves are asked.
+    await asyncio.wait({asking}, timeout=STACKS_TIMEOUT)
+    if not asking.done():
+        asking.cancel()
+        return frozenset()
+    return frozenset(keys.difference(*(asking.result() or {}).values()))
 
 
 async def _silent(
