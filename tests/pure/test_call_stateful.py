@@ -30,8 +30,8 @@ from joblib_distributed.data.tasks import PackedTask, PlainTasks, Tasks
 from joblib_distributed.driver import call as ledger
 from joblib_distributed.driver import entries
 from joblib_distributed.driver.batching import BatchPolicy
-from joblib_distributed.driver.call import RACING_ALLOWED, Call
-from joblib_distributed.driver.entries import LOOKS_BEFORE_LOST
+from joblib_distributed.driver.call import Call
+from joblib_distributed.driver.entries import LOOKS_BEFORE_LOST, RACING_ALLOWED
 from joblib_distributed.driver.events import (
     AttemptFailed,
     AttemptFinished,

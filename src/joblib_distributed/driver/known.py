@@ -8,6 +8,7 @@ import weakref
 from typing import Any
 
 from joblib_distributed.driver.heartbeats import Heartbeats
+from joblib_distributed.driver.recalling import Recaller
 from joblib_distributed.driver.supplier import Supplier
 from joblib_distributed.driver.turns import Turns
 
@@ -54,6 +55,8 @@ class Known:
         self.durations = Durations()
         #: Used on the client's event loop, but for reading.
         self.heartbeats = Heartbeats()
+        #: Used on the client's event loop.
+        self.recaller = Recaller(self.heartbeats)
 
 
 _lock = threading.Lock()

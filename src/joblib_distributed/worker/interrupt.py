@@ -213,23 +213,23 @@ def is_unwanted(call: str) -> bool:
     return call in _unwanted
 
 
-def interrupt_call(call: str) -> int:
+def interrupt_call(*calls: str) -> int:
     """Stop whatever runs for a call in this process, and refuse what comes later.
 
     Parameters
     ----------
-    call : str
-        Also that of a single attempt.
+    *calls : str
+        One or several; also attempts.
 
     Returns
     -------
     int
         The number of batches that were running.
     """
-    _unwanted[call] = None
+    _unwanted.update(dict.fromkeys(calls))
     while len(_unwanted) > REMEMBERED:
         _unwanted.popitem(last=False)
-    runs = [run for run in list(_runs.values()) if call in run.names]
+    runs = [run for run in list(_runs.values()) if not set(calls).isdisjoint(run.names)]
     if platform.python_implementation() != "CPython":  # pragma: no cover
         return len(runs)
     for run in filter(_Run.is_first_to_interrupt, runs):

@@ -57,8 +57,8 @@ class Agenda:
     ) -> tuple[tuple[Any, ...], Callable[[], tuple[Any, ...]]]:
         """Return the first of the plain tasks of a row, and what returns the next.
 
-        That raises `IndexError` if there is none. Until this is called none of them can be
-        taken back: they then count as begun, and are not run if the time is over.
+        That raises `IndexError` if there is none. Until this is called none of them can
+        be taken back: they count as begun, and are not run if the time is over.
         """
         queue = deque(calls)
         first = queue.popleft()

@@ -163,7 +163,7 @@ class _Bench:
         return self._is_over
 
     def recall(self) -> tuple[int, float] | None:
-        """Answer to `worker.recall.recall`, from another thread than that of the tasks."""
+        """Answer to `worker.recall.recall`, in another thread than the tasks'."""
         now = time.perf_counter()
         # Whoever has time left looks by itself, if it can; so does who has no box.
         if now > self._end:
