@@ -66,6 +66,7 @@ class Looks:
 
     def find(self, key: str, attempt: Attempt, look: Looked) -> Finding:
         """Take note of what is said of an attempt; say what that means."""
+        self.threads = look.threads
         state = look.states[key]
         attempt.sent_at = min(attempt.sent_at, look.sent_at.get(key, look.now))
         attempt.note_stranded(key, look, self._threads_at)
@@ -108,6 +109,5 @@ class Looks:
 
     def note(self, look: Looked) -> None:
         """Take note of the cluster, when all attempts were looked at."""
-        self.threads = look.threads
         if look.threads:
             self._threads_at = look.now
