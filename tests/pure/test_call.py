@@ -2548,8 +2548,15 @@ def test_there_must_be_another_worker() -> None:
 
 
 def test_what_waits_goes_first() -> None:
-    call, _tasks = racing_call(1, 1, 1, limit=1)
-    straggle(call, 2)
+    call, policy = sized_call(1)
+    call.races_stragglers = True
+    call.handle(Dispatched(0, [task(0)]))
+    call.handle(Dispatched(1, [task(1)]))
+    call.handle(finished(1, value(0)))
+    assert straggle(call, 2) == [Recall([key(2)])]
+    policy.size = 0
+    call.handle(Dispatched(2, [task(2)]))
+    assert straggle(call, 2) == []
     assert call.handle(recalled(2, kept=1)) == []
 
 
