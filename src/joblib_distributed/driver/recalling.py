@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import pickle
 from collections.abc import Callable, Collection
 from typing import Any
@@ -59,10 +58,12 @@ class Recaller:
             given = await looks.ask(client, client.processing)
             wanted = {a: sorted({*keys}.intersection(has)) for a, has in given.items()}
             having = [a for a, has in wanted.items() if has and a not in self._asked]
+            del having[ASKED_AT_ONCE:]
+            self._asked.update(having)
             await asyncio.gather(
                 *(
                     self._recall_from(client, address, wanted[address], is_bound, post)
-                    for address in itertools.islice(having, ASKED_AT_ONCE)
+                    for address in having
                 )
             )
 
@@ -75,18 +76,23 @@ class Recaller:
         post: Callable[[Recalled], object],
     ) -> None:
         has_others = not is_bound and bool(self._heartbeats.others(frozenset([address])))
-        self._asked.add(address)
-        said = client.run(
-            pickle.loads,
-            pack_invocation(recall_here, keys),
-            workers=[address],
-            on_error="ignore",
-        )
         try:
-            # One that does not answer is frozen or gone; the client may be, too.
-            with contextlib.suppress(asyncio.TimeoutError, OSError, RuntimeError):
-                answers = await asyncio.wait_for(said, ANSWER_TIMEOUT)
-                for key, (kept, seconds) in answers.get(address, {}).items():
-                    post(Recalled(key, kept, seconds, address, has_others))
+            said = client.run(
+                pickle.loads,
+                pack_invocation(recall_here, keys),
+                workers=[address],
+                on_error="ignore",
+            )
+            asking = asyncio.ensure_future(said)
+            # One that does not answer is frozen or gone; the client may be, too. Not by
+            # `wait_for`: see `driver.reach`.
+            await asyncio.wait({asking}, timeout=ANSWER_TIMEOUT)
         finally:
             self._asked.discard(address)
+        if not asking.done():
+            asking.cancel()
+            return
+        with contextlib.suppress(asyncio.CancelledError, OSError, RuntimeError):
+            answers = asking.result().get(address) or {}
+            for key, (kept, seconds) in answers.items():
+                post(Recalled(key, kept, seconds, address, has_others))
