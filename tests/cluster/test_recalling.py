@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import Client
+from distributed import Client, Status, Worker, get_worker
 from joblib import Parallel, delayed, parallel_config
 
 from joblib_distributed.data.payload import Packer
@@ -163,6 +163,35 @@ def test_a_batch_behind_another_goes_to_a_worker_that_idles(
         assert call_together(tmp_path, {0: "did-7"}) == list(range(COUNT))
     assert sent[:2] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert runs(tmp_path) == dict.fromkeys(range(COUNT), 1)
+
+
+# ------------------------------------------------------------------------------- paused
+def pause_or_say(number: int) -> tuple[int, str]:
+    """Have dask pause this worker, if it is the first task; say who runs it."""
+    worker = get_worker()
+    if number == 0:
+        worker.loop.add_callback(setattr, worker, "status", Status.paused)
+        wait_until(lambda: worker.status is Status.paused, 10, lambda: "not paused")
+    return number, str(worker.address)
+
+
+def test_what_a_paused_worker_has_not_begun_is_run_by_another(
+    own_client: Client, sent: list[list[int]]
+) -> None:
+    """Also of a batch that is as the user wants it."""
+
+    def resume(dask_worker: Worker) -> None:
+        dask_worker.status = Status.running
+
+    with parallel_config(backend="dask.distributed", client=own_client):
+        found = Parallel(batch_size=4, pre_dispatch="all")(
+            delayed(pause_or_say)(number) for number in range(COUNT)
+        )
+    own_client.run(resume)
+    numbers, (first, *others) = zip(*found, strict=True)
+    assert numbers == tuple(range(COUNT))
+    assert first not in others
+    assert sent == [[0, 1, 2, 3], [4, 5, 6, 7], [1, 2, 3]]
 
 
 # --------------------------------------------------------------------------- stragglers
