@@ -71,7 +71,7 @@ def run_batch(*parts: object) -> bytes:
     note_running(batch.attempt, bench.recall)
     interruptible(batch.call, run, batch.attempt)
     note_ended(batch.attempt)
-    if batch.sharing is not None and is_unwanted(batch.call):
+    if batch.sharing is not None and bench.is_unwanted:
         # The driver has removed what was there when its call ended; this came later.
         discard_results(outcomes, batch.sharing)
     left = bench.left(outcomes)
@@ -156,11 +156,16 @@ class _Bench:
                 self._end = now + self._batch.box
             self._is_over = (
                 now > self._end
-                or is_unwanted(self._batch.call)
+                or self.is_unwanted
                 or (self._next_look > -math.inf and is_paused())
             )
             self._next_look = now + LOOK_INTERVAL
         return self._is_over
+
+    @property
+    def is_unwanted(self) -> bool:
+        """Whether nobody wants the rest of the call, or of this attempt."""
+        return is_unwanted(self._batch.call) or is_unwanted(self._batch.attempt)
 
     def recall(self) -> tuple[int, float] | None:
         """Answer to `worker.recall.recall`, in another thread than the tasks'."""
