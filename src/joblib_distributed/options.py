@@ -60,6 +60,10 @@ class Options:
     frozen_after : float
         Seconds without a sign of life after which what a worker was given is tried on
         another, too: whichever gives its results first. Infinite: never.
+    race_stragglers : bool
+        Whether a task that takes far longer than others of its call is tried on another
+        worker, too, when threads idle: whichever gives its results first. It may then
+        run more than once.
     scheduler_timeout : float
         Seconds for which a scheduler that was lost is looked for before the call fails.
     cap_n_jobs : bool
@@ -86,6 +90,7 @@ class Options:
     allow_other_workers: bool = False
     wait_for_workers_timeout: float = 10
     frozen_after: float = 10
+    race_stragglers: bool = False
     scheduler_timeout: float = 300
     cap_n_jobs: bool = True
 
@@ -103,6 +108,7 @@ class Options:
         _check_number("wait_for_workers_timeout", self.wait_for_workers_timeout)
         _check_number("scheduler_timeout", self.scheduler_timeout)
         _check_number("frozen_after", self.frozen_after)
+        _check_flag("race_stragglers", self.race_stragglers)
         _check_flag("allow_other_workers", self.allow_other_workers)
         _check_flag("cap_n_jobs", self.cap_n_jobs)
         _check_resources(self.resources)

@@ -23,7 +23,7 @@ import dask
 import distributed.comm
 import joblib
 import pytest
-from distributed import Client, LocalCluster, Nanny, Status
+from distributed import Client, LocalCluster, Nanny, Status, Worker, get_worker
 from distributed.batched import BatchedSend
 from distributed.protocol import to_serialize
 from distributed.scheduler import KilledWorker, heartbeat_interval
@@ -911,3 +911,38 @@ def test_the_scheduler_tells_who_is_paused_and_what_has_begun(
         member: [futures[int(begun) - 1].key]
     }, why
     mark(str(tmp_path), "go")
+
+
+def address_here() -> str:
+    return str(get_worker().address)
+
+
+def test_what_waits_on_a_worker_is_moved_to_one_that_idles(
+    own_client: Client, tmp_path: Path
+) -> None:
+    first, second = own_client.nthreads()
+    where: dict[str, Any] = {"workers": first, "allow_other_workers": True}
+    go = str(tmp_path / "go")
+    blocker = own_client.submit(wait_for_file, go, **where)
+    moved = own_client.submit(address_here, pure=False, **where)
+    try:
+        assert moved.result(timeout=25) == second, because(
+            "The engine's stealing", "the choice about what waits behind a batch"
+        )
+    finally:
+        mark(str(tmp_path), "go")
+    blocker.result(timeout=20)
+
+
+def test_a_worker_says_that_it_is_paused(own_client: Client) -> None:
+    first, _ = own_client.nthreads()
+
+    def pause(dask_worker: Worker) -> tuple[bool, bool]:
+        before = dask_worker.status is Status.paused
+        dask_worker.status = Status.paused
+        after = dask_worker.status is Status.paused
+        dask_worker.status = Status.running
+        return before, after
+
+    said = own_client.run(pause, workers=[first])
+    assert said == {first: (False, True)}, because("Worker.status", "buffers.is_paused")

@@ -465,3 +465,91 @@ def begun_in_time(batch: list[int], tasks: list[float], patience: float) -> list
             return batch[:number]
         passed += tasks[task]
     return batch
+
+
+# ------------------------------------------------------------------- what has not ended
+def test_a_task_that_runs_on_ends_a_belief() -> None:
+    """What is next is not to wait behind others that take as long."""
+    policy = BatchPolicy(threads=2)
+    policy.believe(1e-5)
+    assert policy.next_size(1000, 0) == 500
+    policy.note_running("a", 2 * BOX)
+    assert not policy.is_belief
+    assert policy.mean == 2 * BOX
+    # All that waits is shown to the scheduler, one by one.
+    assert [policy.next_size(1000, n) for n in (0, 2, 100, 999)] == [1] * 4
+    assert (policy.batch_size(), policy.lacking(1000)) == (1, 0)
+
+
+def test_a_few_short_tasks_are_no_reason_to_take_what_runs_for_an_exception() -> None:
+    """As when two of two threads are busy, and joblib's first tasks were short."""
+    policy = BatchPolicy(threads=2)
+    for _ in range(8):
+        policy.record(1, 0.02, 0)
+    assert policy.batch_size() == 10
+    policy.note_running("a", 3.0)
+    policy.note_running("b", 3.0)
+    assert policy.next_size(14, 2) == 1
+
+
+@pytest.mark.parametrize("seconds", [BOX, 3.0, 3600.0])
+def test_one_straggler_among_thousands_says_little_however_long_it_takes(
+    seconds: float,
+) -> None:
+    policy = BatchPolicy(threads=2)
+    for _ in range(30):
+        policy.record(200, 0.2, 0)
+    before = policy.batch_size()
+    policy.note_running("a", seconds)
+    assert before / 2 < policy.batch_size() < before
+    policy.note_ended("a")
+    assert policy.batch_size() == before
+
+
+def test_a_straggler_that_has_ended_is_soon_forgotten() -> None:
+    policy = BatchPolicy(threads=2)
+    for _ in range(30):
+        policy.record(200, 0.2, 0)
+    policy.note_running("a", 600.0)
+    policy.note_ended("a")
+    policy.record(1, 600.0, 0)
+    batches = 0
+    while policy.batch_size() < 100:
+        size = policy.next_size(10_000, 0)
+        assert size is not None
+        policy.record(size, size * 0.001, 0)
+        batches += 1
+    assert batches < 50
+
+
+def test_many_that_run_on_are_no_stragglers() -> None:
+    policy = BatchPolicy(threads=100)
+    for _ in range(30):
+        policy.record(200, 0.2, 0)
+    for number in range(100):
+        policy.note_running(str(number), 3.0)
+    assert policy.batch_size() <= 6
+
+
+def test_what_has_not_filled_a_batch_yet_says_nothing() -> None:
+    policy = BatchPolicy()
+    policy.believe(1e-5)
+    policy.note_running("a", 0.9 * BOX)
+    assert policy.is_belief
+    assert policy.mean == 1e-5
+
+
+def test_tasks_known_to_take_long_are_not_taken_for_shorter_while_they_run() -> None:
+    policy = policy_after(1, 60.0, 0)
+    policy.note_running("a", 1.0)
+    assert policy.mean == 60.0
+
+
+def test_what_has_ended_without_a_result_is_forgotten() -> None:
+    policy = BatchPolicy(threads=2)
+    policy.believe(1e-5)
+    policy.note_running("a", 5.0)
+    policy.note_ended("a")
+    policy.note_ended("unknown")
+    assert policy.mean is None
+    assert policy.next_size(100, 0) is None

@@ -12,10 +12,11 @@ from joblib_distributed.data.outcome import (
     Outcome,
     not_run,
     pack_missing,
+    pack_plain,
 )
 from joblib_distributed.data.tasks import PackedTask, PlainTasks, Tasks
 from joblib_distributed.driver import call as ledger
-from joblib_distributed.driver.batching import BatchPolicy
+from joblib_distributed.driver.batching import FLIGHTS, BatchPolicy
 from joblib_distributed.driver.call import Call
 from joblib_distributed.driver.events import (
     AttemptFailed,
@@ -31,6 +32,8 @@ from joblib_distributed.driver.events import (
     Instruction,
     Interrupt,
     Looked,
+    Recall,
+    Recalled,
     Release,
     Send,
     Supplied,
@@ -2212,3 +2215,372 @@ def test_errors_of_the_ledger_are_of_our_tree() -> None:
     (_, lost) = call.handle(AttemptFailed(key(1), "x"))
     assert isinstance(lost, DeliverError)
     assert isinstance(lost.error, TaskError)
+
+
+# ------------------------------------------------------------------------------- recall
+#: Seconds after which an attempt of several tasks should be back: its own box, and that
+#: of another one that it may have waited for.
+DUE = FLIGHTS * BOX
+
+
+def overdue(call: Call, *numbers: int, now: float = 100.0) -> list[Instruction]:
+    """Look at attempts that were sent too long ago."""
+    states: dict[str, str | None] = dict.fromkeys(map(key, numbers), "processing")
+    return call.handle(looked(now, states, 4, sent=now - DUE - 0.25))
+
+
+def recalled(number: int, kept: int, seconds: float = 5.0) -> Recalled:
+    return Recalled(key(number), kept, seconds, "tcp://slow:1", has_others=True)
+
+
+@pytest.mark.parametrize(
+    ("ago", "state", "is_asked"),
+    [
+        (DUE + 0.25, "processing", True),
+        (DUE + 0.25, "waiting", True),  # on the embedded cluster it may be anywhere
+        (DUE - 0.25, "processing", False),
+        (DUE + 0.25, "queued", False),
+        (DUE + 0.25, "memory", False),
+        (DUE + 0.25, "erred", False),
+        (DUE + 0.25, None, False),
+    ],
+)
+def test_what_should_be_back_is_recalled(
+    ago: float, state: str | None, is_asked: bool
+) -> None:
+    call, _ = merged_call([plain(0, 3)])
+    found = call.handle(looked(100, {key(1): state}, 4, sent=100 - ago))
+    assert found == ([Recall([key(1)])] if is_asked else [])
+
+
+def test_when_it_was_sent_is_not_forgotten() -> None:
+    """Later looks do not tell: the process might have been stopped."""
+    call, _ = merged_call([plain(0, 3)])
+    assert call.handle(looked(100, {key(1): "processing"}, 4, sent=100 - DUE / 2)) == []
+    again = looked(100 + DUE, {key(1): "processing"}, 4, sent=100 + DUE / 2)
+    assert call.handle(again) == [Recall([key(1)])]
+
+
+def test_all_that_should_be_back_is_recalled_at_once() -> None:
+    call, _policy = sized_call(2)
+    call.handle(Dispatched(0, [plain(0, 5)]))
+    # The third has but one task, behind which nothing waits.
+    assert overdue(call, 1, 2, 3) == [Recall([key(1), key(2)])]
+
+
+def test_batches_as_the_user_wants_them_are_not_recalled() -> None:
+    call = new_call()
+    dispatch(call, 10)
+    assert overdue(call, 1) == []
+    assert call.flights.due(key(1)) == math.inf
+
+
+def test_what_is_out_says_when_it_is_to_be_looked_at() -> None:
+    call, _ = sized_call(2)
+    call.handle(Dispatched(0, [plain(0, 3)]))
+    assert call.flights.due(key(1)) == DUE
+    assert call.flights.due(key(2)) == math.inf  # one task
+    assert call.flights.due("gone") == math.inf
+    call.handle(recalled(1, kept=2))
+    assert call.flights.due(key(1)) == math.inf
+
+
+def test_what_was_not_begun_is_sent_to_others_at_once() -> None:
+    call, policy = merged_call([plain(0, 4), task(4)], [plain(5, 2)])
+    policy.size = 2
+    assert call.handle(recalled(1, kept=3)) == [
+        boxed(2, plain(3, 1), task(4)),
+        boxed(3, plain(5, 2)),
+    ]
+    assert overdue(call, 1) == []  # there is no more to be asked
+    # 1. The report comes after the answer: it tells of all that was sent.
+    assert call.handle(finished(1, values(0, 3), not_run(4))) == [Release([key(1)])]
+    assert call.handle(finished(2, values(3, 1), value(4))) == [
+        Deliver(
+            0,
+            [plain(0, 3), plain(3, 1), task(4)],
+            [values(0, 3), values(3, 1), value(4)],
+        ),
+        Release([key(2)]),
+    ]
+    assert policy.recorded[0] == (3, 0.25, plain(0, 3).nbytes)
+
+
+def test_a_kept_task_that_was_not_begun_either_is_sent_again() -> None:
+    call, _policy = merged_call([plain(0, 4)])
+    assert call.handle(recalled(1, kept=3)) == [boxed(2, plain(3, 1))]
+    assert call.handle(finished(1, values(0, 2), not_run(2))) == [
+        Release([key(1)]),
+        boxed(3, plain(2, 1)),
+    ]
+
+
+def test_an_answer_after_the_report_is_late() -> None:
+    call, _ = merged_call([plain(0, 4)])
+    assert call.handle(finished(1, values(0, 2), not_run(2))) == [
+        Release([key(1)]),
+        boxed(2, plain(2, 2)),
+    ]
+    assert call.handle(recalled(1, kept=2)) == []
+    assert call.in_flight == {key(2)}
+
+
+@pytest.mark.parametrize("end", [AttemptLost(key(1)), AttemptKilled(key(1), "")])
+def test_an_answer_after_another_end_is_late(end: Event) -> None:
+    call, _ = merged_call([plain(0, 4)])
+    call.handle(end)
+    out = call.in_flight
+    assert call.handle(recalled(1, kept=2)) == []
+    assert call.in_flight == out
+
+
+def test_an_answer_after_the_call_is_late() -> None:
+    call, _ = merged_call([plain(0, 4)])
+    call.handle(Cancelled())
+    assert call.handle(recalled(1, kept=2)) == []
+
+
+def test_the_same_answer_twice_is_one() -> None:
+    call, _ = merged_call([plain(0, 4)])
+    assert call.handle(recalled(1, kept=2)) == [boxed(2, plain(2, 2))]
+    assert call.handle(recalled(1, kept=2)) == []
+
+
+@pytest.mark.parametrize("kept", [0, -1, 5])
+def test_an_answer_that_cannot_be_is_none(kept: int) -> None:
+    call, _ = merged_call([plain(0, 4)])
+    assert call.handle(recalled(1, kept)) == []
+
+
+def test_a_task_that_is_not_known_to_be_long_is_asked_about_again() -> None:
+    call, _ = merged_call([plain(0, 4)])
+    assert call.handle(recalled(1, kept=3, seconds=BOX / 2)) == [boxed(2, plain(3, 1))]
+    assert overdue(call, 1) == [Recall([key(1)])]
+    assert call.handle(recalled(1, kept=3, seconds=BOX)) == []
+    assert overdue(call, 1) == []
+
+
+def test_no_answer_is_asked_for_again() -> None:
+    call, _ = merged_call([plain(0, 4)])
+    assert overdue(call, 1) == overdue(call, 1) == [Recall([key(1)])]
+
+
+def test_a_worker_that_dies_after_its_answer_takes_only_what_it_kept() -> None:
+    call, policy = merged_call([plain(0, 4)])
+    policy.size = 0
+    call.handle(recalled(1, kept=1))
+    policy.size = 9
+    assert call.handle(AttemptKilled(key(1), "")) == [
+        Release([key(1)]),
+        boxed_alone(2, plain(0, 1)),
+    ]
+    assert call.handle(finished(2, values(0, 1))) == [
+        Release([key(2)]),
+        boxed(3, plain(1, 3)),
+    ]
+
+
+def test_what_is_lost_after_its_answer_is_sent_again_but_for_what_was_given_back() -> (
+    None
+):
+    call, _ = merged_call([plain(0, 4)])
+    assert call.handle(recalled(1, kept=1)) == [boxed(2, plain(1, 3))]
+    assert call.handle(AttemptLost(key(1))) == [Release([key(1)]), boxed(3, plain(0, 1))]
+
+
+def test_a_second_run_of_what_was_recalled_may_tell_of_all() -> None:
+    """The engine runs it again if the worker that told dies: that one knows nothing."""
+    call, _ = merged_call([plain(0, 2), task(2), task(3)])
+    assert call.handle(recalled(1, kept=1)) == [boxed(2, plain(1, 1), task(2), task(3))]
+    both = pack_plain(["zero", "one"], 3.0)
+    call.handle(finished(2, values(1, 1), value(2), value(3)))
+    delivered, release = call.handle(finished(1, both, value(2), MISSING))
+    assert isinstance(delivered, Deliver)
+    assert delivered.outcomes[0] == pack_plain(["zero"], 1.5)
+    assert release == Release([key(1)])
+
+
+def test_what_another_worker_has_too_is_not_given_to_a_third() -> None:
+    call, _ = merged_call([plain(0, 4)])
+    assert silence(call, 1) == [boxed(2, plain(0, 4))]
+    assert call.handle(recalled(1, kept=1)) == []
+    assert call.handle(recalled(2, kept=3)) == []
+    # Whichever reports has tasks sent again that it has not run.
+    assert call.handle(finished(1, values(0, 1), not_run(3))) == [
+        Release([key(2)]),
+        Release([key(1)]),
+        boxed(3, plain(1, 3)),
+    ]
+
+
+def test_only_what_an_attempt_kept_is_raced_when_it_falls_silent() -> None:
+    call, _ = merged_call([plain(0, 4)])
+    assert call.handle(recalled(1, kept=2)) == [boxed(2, plain(2, 2))]
+    assert silence(call, 1) == [boxed(3, plain(0, 2))]
+    assert call.handle(finished(3, values(0, 2))) == [
+        Release([key(1)]),
+        Release([key(3)]),
+    ]
+    assert call.handle(finished(2, values(2, 2)))[0] == Deliver(
+        0, [plain(0, 2), plain(2, 2)], [values(0, 2), values(2, 2)]
+    )
+
+
+def test_what_nobody_wants_any_more_is_not_sent_when_it_is_given_back() -> None:
+    call, policy = sized_call(0)
+    call.handle(Dispatched(0, [task(0)]))
+    policy.size = 2
+    call.handle(Dispatched(1, [task(1), task(2)]))  # 0 and 1; and 2
+    assert call.handle(finished(2, error(2)))[0] == DeliverError(1, task(2), error(2))
+    assert call.handle(recalled(1, kept=1)) == []
+
+
+def test_what_is_given_back_waits_for_room() -> None:
+    call, _policy = sized_call(4, limit=1)
+    call.handle(Dispatched(0, [plain(0, 4)]))
+    assert call.handle(recalled(1, kept=1)) == []
+    assert call.handle(finished(1, values(0, 1), not_run(3))) == [
+        Release([key(1)]),
+        boxed(2, plain(1, 3)),
+    ]
+
+
+def test_what_is_given_back_is_bound_for_no_worker() -> None:
+    call, _policy = merged_call([plain(0, 3)])
+    call.handle(finished(1, MISSING, not_run(2)))
+    send = Send(key(2), [plain(0, 1), plain(1, 2)], worker=THERE, box=BOX)
+    assert call.handle(Supplied(key(1), THERE)) == [send]
+    assert call.handle(recalled(2, kept=1)) == [boxed(3, plain(1, 2))]
+
+
+def test_the_policy_learns_of_what_runs_until_it_ends() -> None:
+    call, policy = merged_call([plain(0, 4)])
+    policy.size = 0
+    call.handle(recalled(1, kept=1))
+    assert policy.mean == BOX
+    call.handle(AttemptLost(key(1)))
+    assert policy.mean is None
+
+
+# --------------------------------------------------------------------------- stragglers
+def racing_call(*sizes: int, limit: int | None = None) -> tuple[Call, list[PackedTask]]:
+    """Return a call whose first delivery took 0.5 s a task, and whose others are out."""
+    call = new_call(limit)
+    call.races_stragglers = True
+    tasks = dispatch(call, *sizes)
+    call.handle(finished(1, *[value(i) for i in range(sizes[0])]))
+    return call, tasks
+
+
+def straggle(call: Call, number: int, ago: float = 1.25, threads: int = 4) -> object:
+    states: dict[str, str | None] = {key(number): "processing"}
+    return call.handle(looked(100, states, threads, sent=100 - ago))
+
+
+def racing(number: int, *tasks: PackedTask, avoiding: str = "tcp://slow:1") -> Send:
+    return Send(key(number), list(tasks), avoiding=frozenset(avoiding.split()))
+
+
+def test_a_straggler_is_raced_and_the_loser_interrupted() -> None:
+    call, (_, second) = racing_call(1, 1)
+    assert straggle(call, 2) == [Recall([key(2)])]
+    assert call.handle(recalled(2, kept=1, seconds=1.25)) == [racing(3, second)]
+    assert call.handle(finished(3, value(1))) == [
+        Release([key(2)]),
+        Interrupt([key(2)]),
+        Deliver(1, [second], [value(1)]),
+        Release([key(3)]),
+    ]
+    assert call.handle(finished(2, value(1))) == []
+
+
+def test_the_first_try_may_win() -> None:
+    call, _ = racing_call(1, 1)
+    call.handle(looked(100, {key(2): "processing"}, 4, sent=98))
+    call.handle(recalled(2, kept=1))
+    assert call.handle(finished(2, value(1)))[:2] == [
+        Release([key(3)]),
+        Interrupt([key(3)]),
+    ]
+
+
+def test_stragglers_are_waited_for_by_default() -> None:
+    call, _ = racing_call(1, 1)
+    call.races_stragglers = False
+    assert straggle(call, 2) == []
+    assert call.handle(recalled(2, kept=1)) == []
+
+
+@pytest.mark.parametrize(
+    ("ago", "threads"),
+    [(0.75, 4), (1.25, 1)],
+    ids=["not for long", "no thread idles"],
+)
+def test_who_is_no_straggler_is_not_asked(ago: float, threads: int) -> None:
+    call, _ = racing_call(1, 1)
+    assert straggle(call, 2, ago, threads) == []
+
+
+def test_nobody_straggles_while_nothing_is_known() -> None:
+    call = new_call()
+    call.races_stragglers = True
+    dispatch(call, 1)
+    assert straggle(call, 1, ago=50) == []
+    assert call.handle(recalled(1, kept=1, seconds=50)) == []
+
+
+def test_a_straggler_takes_twice_as_long_as_others() -> None:
+    call = new_call()
+    call.races_stragglers = True
+    _, second = dispatch(call, 1, 1)
+    call.handle(finished(1, Outcome(Kind.VALUE, 5.0, b"value")))
+    assert straggle(call, 2, ago=9.75) == []
+    assert straggle(call, 2, ago=10.25) == [Recall([key(2)])]
+    # It has waited for a while: only its worker knows since when it runs.
+    assert call.handle(recalled(2, kept=1, seconds=9.75)) == []
+    assert call.handle(recalled(2, kept=1, seconds=10.25)) == [racing(3, second)]
+
+
+def test_there_must_be_another_worker() -> None:
+    call, _ = racing_call(1, 1)
+    straggle(call, 2)
+    assert call.handle(Recalled(key(2), 1, 5.0, "tcp://slow:1", has_others=False)) == []
+
+
+def test_what_waits_goes_first() -> None:
+    call, policy = sized_call(1)
+    call.races_stragglers = True
+    call.handle(Dispatched(0, [task(0)]))
+    call.handle(Dispatched(1, [task(1)]))
+    call.handle(finished(1, value(0)))
+    assert straggle(call, 2) == [Recall([key(2)])]
+    policy.size = 0
+    call.handle(Dispatched(2, [task(2)]))
+    assert straggle(call, 2) == []
+    assert call.handle(recalled(2, kept=1)) == []
+
+
+def test_the_limit_holds_for_stragglers() -> None:
+    call, _tasks = racing_call(1, 1, limit=1)
+    assert straggle(call, 2) == []
+    assert call.handle(recalled(2, kept=1)) == []
+
+
+def test_a_suspect_is_not_raced_for_being_slow() -> None:
+    call, (_, _second) = racing_call(1, 1)
+    call.handle(AttemptKilled(key(2), ""))
+    assert call.in_flight == {key(3)}
+    assert straggle(call, 3) == []
+    assert call.handle(recalled(3, kept=1)) == []
+
+
+def test_a_third_try_only_if_both_are_slow_and_no_fourth() -> None:
+    call, (_, second) = racing_call(1, 1)
+    straggle(call, 2, threads=9)
+    assert call.handle(recalled(2, kept=1)) == [racing(3, second)]
+    assert call.handle(recalled(2, kept=1)) == []
+    other = Recalled(key(3), 1, 5.0, "tcp://two:1", has_others=True)
+    both = "tcp://slow:1 tcp://two:1"
+    assert call.handle(other) == [racing(4, second, avoiding=both)]
+    third = Recalled(key(4), 1, 5.0, "tcp://three:1", has_others=True)
+    assert call.handle(third) == []

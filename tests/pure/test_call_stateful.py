@@ -25,13 +25,14 @@ from joblib_distributed.data.outcome import (
     Outcome,
     not_run,
     pack_missing,
+    pack_plain,
 )
 from joblib_distributed.data.tasks import PackedTask, PlainTasks, Tasks
 from joblib_distributed.driver import call as ledger
 from joblib_distributed.driver import entries
-from joblib_distributed.driver.batching import BatchPolicy
-from joblib_distributed.driver.call import RACING_ALLOWED, Call
-from joblib_distributed.driver.entries import LOOKS_BEFORE_LOST
+from joblib_distributed.driver.batching import FLIGHTS, BatchPolicy
+from joblib_distributed.driver.call import Call
+from joblib_distributed.driver.entries import LOOKS_BEFORE_LOST, RACING_ALLOWED
 from joblib_distributed.driver.events import (
     AttemptFailed,
     AttemptFinished,
@@ -46,6 +47,8 @@ from joblib_distributed.driver.events import (
     Instruction,
     Interrupt,
     Looked,
+    Recall,
+    Recalled,
     Release,
     Send,
     Supplied,
@@ -148,9 +151,8 @@ class ModelTask:
 
 def joined(tasks: Sequence[ModelTask]) -> Outcome:
     """Return what plain neighbours give together."""
-    values = b" ".join(task.value.packed for task in tasks)
     seconds = math.fsum(task.seconds for task in tasks)
-    return Outcome(Kind.VALUE, seconds, values, plain=len(tasks))
+    return pack_plain([task.value.packed for task in tasks], seconds)
 
 
 @dataclasses.dataclass(eq=False)
@@ -167,14 +169,31 @@ class ModelRace:
 class ModelAttempt:
     """An attempt as the engine has it."""
 
-    tasks: list[ModelTask]
-    #: Of each task, the row that it was sent in.
+    #: What it was sent with.
+    sent: list[ModelTask]
+    #: Of each, the row that it was sent in.
     rows: list[int]
     sent_at: float
     race: ModelRace
     arrived: bool = False
     unknown: int = 0
     stranded_since: float | None = None
+    #: How many of its tasks the worker keeps, if it was recalled, and was heard to be.
+    kept: int | None = None
+    heard: int | None = None
+    #: Whether it is known to be at a long task; when it was sent, as looks have told.
+    recalled: bool = False
+    looked_since: float = math.inf
+
+    @property
+    def tasks(self) -> list[ModelTask]:
+        """What it still is to give."""
+        return self.sent[: self.heard]
+
+    @property
+    def surplus(self) -> list[ModelTask]:
+        """What others are to give."""
+        return self.sent[len(self.tasks) :]
 
     @property
     def patience(self) -> int:
@@ -242,6 +261,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.supplied: list[str] = []
         #: What must be sent next because a worker has fallen silent.
         self.to_race: list[tuple[ModelRace, list[ModelTask]]] = []
+        #: Attempts that workers must be asked about next.
+        self.to_recall: list[str] = []
         #: The attempt, and its tasks, that buffers must be asked for next.
         self.lacking: tuple[str, list[ModelTask]] | None = None
 
@@ -251,6 +272,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for instruction in instructions:
             self.carry_out(instruction)
         assert not self.to_race, "what a silent worker has is not raced"
+        assert not self.to_recall, "what should be back is not recalled"
         return instructions
 
     def carry_out(self, instruction: Instruction) -> None:
@@ -266,7 +288,10 @@ class LedgerMachine(RuleBasedStateMachine):
             for key in instruction.keys:
                 assert key not in self.released, "released twice"
                 self.released.add(key)
-                self.ended[key] = len(self.in_flight.pop(key).tasks)
+                self.ended[key] = len(self.in_flight.pop(key).sent)
+        elif isinstance(instruction, Recall):
+            assert list(instruction.keys) == self.to_recall
+            self.to_recall = []
         else:
             assert isinstance(instruction, Interrupt)
 
@@ -347,7 +372,9 @@ class LedgerMachine(RuleBasedStateMachine):
         delivered = []
         for row, outcome in zip(deliver.tasks, deliver.outcomes, strict=True):
             part = self.tasks_of(row)
-            assert outcome == (joined(part) if outcome.plain else part[0].value)
+            expected = joined(part) if outcome.plain else part[0].value
+            assert outcome._replace(duration=expected.duration) == expected
+            assert math.isclose(outcome.duration, expected.duration)
             assert outcome.size == len(part)
             delivered += part
         assert delivered == tasks
@@ -436,10 +463,17 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def finish_attempt(self, key: str, most: int, stops: bool = True) -> None:
         attempt = self.in_flight[key]
+        if attempt.kept is not None:
+            most = min(most, attempt.kept)
         outcomes = self.run(attempt.tasks, most, stops)
         if outcomes is None:
             self.kill_attempts([key])
         else:
+            # Somebody who runs it anew knows nothing of what was given back.
+            knows = attempt.kept is not None
+            ends = outcomes[-1].kind is not Kind.VALUE
+            for task in attempt.surplus:
+                outcomes.append(NOT_RUN if knows or ends else task.value)
             for task in attempt.tasks:
                 task.worker = ""  # its host has what they need: anybody may run the rest
             self.win(key, self.reported(attempt, outcomes))
@@ -449,7 +483,7 @@ class LedgerMachine(RuleBasedStateMachine):
     ) -> list[Outcome]:
         """Put together what a worker does: plain values, and what was not run."""
         reported: list[Outcome] = []
-        one_by_one = zip(attempt.tasks, attempt.rows, outcomes, strict=True)
+        one_by_one = zip(attempt.sent, attempt.rows, outcomes, strict=True)
 
         def group(one: tuple[ModelTask, int, Outcome]) -> tuple[str, int]:
             task, row, outcome = one
@@ -552,16 +586,49 @@ class LedgerMachine(RuleBasedStateMachine):
         key = self.pick(which)
         attempt = self.in_flight[key]
         tasks = attempt.tasks
-        begun = math.floor(share * len(tasks))
+        able = len(tasks) if attempt.kept is None else min(attempt.kept, len(tasks))
+        begun = math.floor(share * able)
         if any(task.raises for task in tasks[:begun]):
             self.finish_attempt(key, begun)
             return
         outcomes = self.run(tasks, begun, stops=True)
         assert outcomes is not None
         outcomes[begun] = MISSING
+        outcomes += [NOT_RUN] * len(attempt.surplus)
         self.miss(key, tasks[begun:])
         self.win(key, self.reported(attempt, outcomes))
         assert self.lacking is None, "buffers were not asked for"
+
+    @precondition(lambda self: self.in_flight)
+    @rule(
+        which=picks,
+        share=st.sampled_from([0.0, 0.0, 0.5, 1.0]),
+        seconds=st.sampled_from([0.0, 0.5, 50.0]),
+        is_heard=st.sampled_from([True, True, True, False]),
+    )
+    def recall(self, which: int, share: float, seconds: float, is_heard: bool) -> None:
+        """A worker gives back what it has not begun; the answer may never come.
+
+        Asked again it answers the same. Others that carry the same tasks may run them.
+        """
+        key = self.pick(which)
+        attempt = self.in_flight[key]
+        if attempt.kept is None:
+            attempt.kept = max(1, math.ceil(share * len(attempt.sent)))
+        if is_heard:
+            if not self.racing(key) and attempt.kept < len(attempt.tasks):
+                for task in attempt.tasks[attempt.kept :]:
+                    task.worker = ""
+                attempt.heard = attempt.kept
+            if self.policy is not None:
+                attempt.recalled = seconds >= self.policy.patience
+            self.feed(Recalled(key, attempt.kept, seconds, "worker", has_others=True))
+
+    @precondition(lambda self: self.in_flight)
+    @rule(which=picks)
+    def run_anew(self, which: int) -> None:
+        """Its worker dies; the engine has another run it, which was told nothing."""
+        self.in_flight[self.pick(which)].kept = None
 
     @precondition(lambda self: self.held)
     @rule(which=picks, along=st.sampled_from([False, False, True]))
@@ -607,7 +674,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.check_nothing_but_released(key, instructions if raced else None)
 
     @precondition(lambda self: self.ended)
-    @rule(which=picks, kind=st.integers(min_value=0, max_value=6))
+    @rule(which=picks, kind=st.integers(min_value=0, max_value=7))
     def report_late(self, which: int, kind: int) -> None:
         """An attempt that has ended is heard of again: as if nothing had been said."""
         key = list(self.ended)[which % len(self.ended)]
@@ -619,6 +686,7 @@ class LedgerMachine(RuleBasedStateMachine):
             Looked(self.now, {key: None}, 1, silent=frozenset([key])),
             AttemptFinished(key, "worker", [MISSING] * self.ended[key]),
             Supplied("unknown" if key in self.held else key, "late", along=True),
+            Recalled(key, 1, 50.0, "late", has_others=True),
         ]
         assert self.call.handle(events[kind]) == []
         if isinstance(events[kind], Looked):
@@ -669,6 +737,8 @@ class LedgerMachine(RuleBasedStateMachine):
             attempt = self.in_flight.get(key)
             if attempt is None:
                 continue
+            since = looked.sent_at.get(key, self.now)
+            attempt.looked_since = min(attempt.looked_since, since)
             if said != "no-worker" and looked.threads:
                 attempt.stranded_since = None
             elif attempt.stranded_since is None:
@@ -696,9 +766,16 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.strand_attempt(key, gone, looked)
             elif key in looked.silent:
                 self.race_attempt(key, gone, looked.silent)
+            elif said == "processing" and self.is_overdue(attempt):
+                self.to_recall.append(key)
         instructions = self.feed(looked)
         released = [i.keys for i in instructions if isinstance(i, Release)]
         assert released == [[key] for key in gone]
+
+    def is_overdue(self, attempt: ModelAttempt) -> bool:
+        if self.policy is None or attempt.recalled or len(attempt.tasks) < 2:
+            return False
+        return self.now - attempt.looked_since > FLIGHTS * self.policy.patience
 
     def is_to_be_renewed(
         self, attempt: ModelAttempt, said: str | None, looked: Looked
@@ -770,7 +847,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ends.update(dict.fromkeys(self.open, how))
         self.open.clear()
         for key, attempt in self.in_flight.items():
-            self.ended[key] = len(attempt.tasks)
+            self.ended[key] = len(attempt.sent)
         self.in_flight.clear()
         self.held.clear()
 

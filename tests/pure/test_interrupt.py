@@ -130,6 +130,30 @@ def test_every_batch_of_the_call_is_stopped_and_no_other() -> None:
     assert not is_unwanted("other")
 
 
+def test_an_attempt_is_stopped_apart_from_others_of_its_call() -> None:
+    names = ["a", "b", "kept"]
+    started = {name: threading.Event() for name in names}
+    may_end = threading.Event()
+
+    def task(name: str) -> None:
+        started[name].set()
+        until(may_end)
+
+    joins = [
+        in_thread(lambda name=name: interruptible("c", lambda: task(name), name))
+        for name in names
+    ]
+    for event in started.values():
+        wait(event)
+    assert interrupt_call("a", "b", "unknown") == 2
+    assert [join() for join in joins[:2]] == [False, False]
+    wait_for_interrupters()
+    may_end.set()
+    assert joins[2]() is True
+    assert interruptible("c", lambda: None, "a") is False
+    assert not is_unwanted("c")
+
+
 def test_what_has_not_begun_is_refused() -> None:
     begun: list[int] = []
     assert interrupt_call("c") == 0

@@ -33,6 +33,7 @@ DEFAULTS = {
     "allow_other_workers": False,
     "wait_for_workers_timeout": 10,
     "frozen_after": 10,
+    "race_stragglers": False,
     "scheduler_timeout": 300,
     "cap_n_jobs": True,
 }
@@ -87,6 +88,7 @@ def test_options_are_frozen() -> None:
         ("frozen_after", 0),
         ("frozen_after", 2.5),
         ("frozen_after", math.inf),
+        ("race_stragglers", True),
         ("deaths_allowed", 0),
         ("deaths_allowed", 100),
         ("scheduler_timeout", 0),
@@ -273,6 +275,11 @@ def test_value_is_taken_as_it_is(name: str, value: object) -> None:
             "frozen_after must be at least 0, got -inf.",
         ),
         (
+            {"race_stragglers": 1},
+            OptionTypeError,
+            "race_stragglers must be True or False, got 1 (int).",
+        ),
+        (
             {"deaths_allowed": -1},
             OptionValueError,
             "deaths_allowed must be at least 0, got -1.",
@@ -445,6 +452,7 @@ def test_numbers_of_numpy_become_plain_ones() -> None:
         ("retry", "retries"),
         ("deaths", "deaths_allowed"),
         ("frozen", "frozen_after"),
+        ("stragglers", "race_stragglers"),
         ("scheduler_time", "scheduler_timeout"),
         ("n_worker", "n_workers"),
         ("nworkers", "n_workers"),
@@ -520,6 +528,7 @@ EVERYTHING: dict[str, Any] = {
     "allow_other_workers": True,
     "wait_for_workers_timeout": 7,
     "frozen_after": 3,
+    "race_stragglers": True,
     "scheduler_timeout": 60,
     "cap_n_jobs": False,
 }

@@ -16,6 +16,7 @@ from joblib_distributed.data.outcome import (
     Outcome,
     Report,
     Stage,
+    first_of,
     not_run,
     pack_failure,
     pack_missing,
@@ -119,6 +120,18 @@ def test_plain_neighbours_arrive_in_a_report() -> None:
     assert report == Report("w", outcomes)
     assert [o.size for o in report.outcomes] == [3, 1, 1, 10_000]
     assert unpack_plain(report.outcomes[0]) == [1, 2, 3]
+
+
+def test_the_first_of_all_outcomes() -> None:
+    one = Outcome(Kind.VALUE, 1.0, b"one")
+    plain = pack_plain([2, 3, 4, 5], 8.0)
+    outcomes = [one, plain, not_run(3)]
+    assert first_of(outcomes, 8) == outcomes
+    assert first_of(outcomes, 6) == [one, plain, not_run(1)]
+    assert first_of(outcomes, 5) == [one, plain]
+    assert first_of(outcomes, 3) == [one, pack_plain([2, 3], 4.0)]
+    assert first_of(outcomes, 1) == [one]
+    assert first_of(outcomes, 0) == []
 
 
 def test_what_was_not_run_is_counted() -> None:

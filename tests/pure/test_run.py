@@ -897,15 +897,17 @@ def test_plain_neighbours_are_interrupted() -> None:
     assert join() == [NOT_RUN] * 3
 
 
+@pytest.mark.parametrize("name", ["c", "an attempt"])
 def test_no_neighbour_begins_after_one_that_swallowed_the_interrupt(
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "LOOK_INTERVAL", 0.0)
     _started.clear()
     batch = batch_of(plain(0, swallow_if_asked, 1, "spin", 3, 4))
+    batch = batch._replace(attempt="an attempt")
     join = in_thread(lambda: results_of(batch))
     assert _started.wait(30)
-    interrupt.interrupt_call("c")
+    interrupt.interrupt_call(name)
     assert join() == [1, "swallowed", NOT_RUN, NOT_RUN]
 
 

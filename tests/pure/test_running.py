@@ -47,13 +47,14 @@ class NotingCluster:
         options: Options,
         post: Callable[[Event], None],
         inputs: Sequence[Any],
+        avoiding: frozenset[str],
     ) -> None:
         self.sent.append(key)
 
     def release(self, keys: Iterable[str]) -> None:
         pass
 
-    def interrupt(self, call: str) -> None:
+    def interrupt(self, names: Iterable[str]) -> None:
         pass
 
 

@@ -122,6 +122,13 @@ def test_a_box_is_sent_if_there_is_one() -> None:
     assert packed.sender.payload(packed.tasks, False, box=0.4).box == 0.4
 
 
+def test_an_attempt_knows_its_key() -> None:
+    packed = Packed((abs, -1))
+    assert packed.payload(0).attempt == ""
+    payload = packed.sender.payload(packed.tasks, False, attempt="key")
+    assert payload.attempt == "key"
+
+
 def test_what_a_store_has_is_sent_as_its_name() -> None:
     packed = Packed((len, array(1000)), (len, array(2000)), (len, "small"))
     payload = packed.payload(0, 1, 2)

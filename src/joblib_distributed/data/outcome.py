@@ -114,6 +114,24 @@ def unpack_plain(outcome: Outcome) -> list[object]:
     return values
 
 
+def first_of(outcomes: Sequence[Outcome], size: int) -> list[Outcome]:
+    """Return those of the first tasks, so many; what neighbours gave together is cut."""
+    found: list[Outcome] = []
+    for outcome in outcomes:
+        if size <= 0:
+            break
+        found.append(outcome if outcome.size <= size else _cut(outcome, size))
+        size -= outcome.size
+    return found
+
+
+def _cut(outcome: Outcome, size: int) -> Outcome:
+    if outcome.kind is not Kind.VALUE:
+        return outcome._replace(plain=size)
+    duration = outcome.duration * size / outcome.size
+    return pack_plain(unpack_plain(outcome)[:size], duration)
+
+
 _LENGTH = struct.Struct("<Q")
 
 

@@ -83,6 +83,8 @@ class BatchPayload(NamedTuple):
     inputs: dict[int, Any] = {}  # noqa: RUF012 - never changed
     #: Seconds after which the tasks not begun are given back, if any has been run.
     box: float = math.inf
+    #: Key of the attempt; what `worker.recall` and `worker.interrupt` are told.
+    attempt: str = ""
 
 
 class CallContext(NamedTuple):

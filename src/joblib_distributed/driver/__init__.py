@@ -11,6 +11,8 @@ Layout, top to bottom; each imports only what is below it::
     inputs.py       dask futures and collections among the arguments
     traffic.py      how much large data a call shared, and how much of it travelled
     call.py         one call's ledger: events in, instructions out; pure
+    findings.py     what a look at the scheduler means for an attempt; pure
+    flights.py      the attempts of a call that are out; pure
     entries.py      what the ledger keeps of undelivered tasks; pure
     batching.py     how many tasks go in the next batch; pure
     sources.py      where the cluster of a call comes from
@@ -18,6 +20,7 @@ Layout, top to bottom; each imports only what is below it::
     known.py        what all calls on one cluster know of it together
     absence.py      tells the user that there is no worker
     latency.py      how soon the engine passes on what it is given
+    recalling.py    asks workers for what they have not begun
     looks.py        what the scheduler says of attempts
     fetching.py     fetches what attempts have given
     reconnecting.py what happens when a client loses its scheduler

@@ -83,6 +83,9 @@ class BatchPolicy:
         self.holds = False
         self._tasks = 0.0
         self._seconds = 0.0
+        # How long tasks have been running that have not ended, by attempt. Replaced,
+        # never changed: another thread reads it.
+        self._running: dict[str, float] = {}
         self._nbytes = 0.0
         self._read = 0.0
         self._stored = 0.0
@@ -101,9 +104,7 @@ class BatchPolicy:
         nbytes : int
             Sum of the sizes of their packed arguments.
         """
-        if self.is_belief:
-            self._seconds = self._tasks = 0.0
-            self.is_belief = False
+        self._disbelieve()
         self._seconds = MEMORY * self._seconds + seconds
         self._nbytes = MEMORY * self._nbytes + nbytes
         # Last: while there are none, another thread does not look at the others.
@@ -113,6 +114,28 @@ class BatchPolicy:
         """Take note of what a task took in an earlier call, until this one tells."""
         self._seconds, self._tasks = seconds, 1.0
         self.is_belief = True
+
+    def _disbelieve(self) -> None:
+        if self.is_belief:
+            self._seconds = self._tasks = 0.0
+            self.is_belief = False
+
+    def note_running(self, attempt: str, seconds: float) -> None:
+        """Take note of a task that has run for so long and has not ended.
+
+        It takes as long at least; that says nothing before it fills a batch. However long
+        it goes on, it counts as one task that takes as long as a batch may: while little
+        is known, all are taken to be like it; after thousands, one in thousands.
+        """
+        if seconds < self.box:
+            return
+        self._running = {**self._running, attempt: seconds}
+        self._disbelieve()
+
+    def note_ended(self, attempt: str) -> None:
+        """Forget what was running; `record` tells of it if it gave its value."""
+        if attempt in self._running:
+            self._running = {k: s for k, s in self._running.items() if k != attempt}
 
     def note_read(self, tasks: int, nbytes: int) -> None:
         """Take note of tasks that were packed.
@@ -135,7 +158,21 @@ class BatchPolicy:
     @property
     def mean(self) -> float | None:
         """Seconds that a task takes, if that is known."""
-        return self._seconds / self._tasks if self._tasks else None
+        tasks, seconds = self._cost()
+        return seconds / tasks if tasks else None
+
+    def _cost(self) -> tuple[float, float]:
+        """Return a number of tasks, and what they take; with those that are running."""
+        tasks, seconds = self._tasks, self._seconds
+        for running in self._running.values():
+            least = min(running, self.patience)
+            if least * self._tasks >= self._seconds:  # else they are known to take long
+                tasks, seconds = tasks + 1, seconds + least
+        return tasks, seconds
+
+    @property
+    def _is_known(self) -> bool:
+        return bool(self._tasks or self._running)
 
     @property
     def box(self) -> float:
@@ -155,7 +192,7 @@ class BatchPolicy:
 
     def batch_size(self) -> int:
         """Return how many tasks joblib is to hand over together, 1 while in the dark."""
-        if not self._tasks:
+        if not self._is_known:
             return 1
         size = self._full()
         if self._slicing > 0:  # joblib reads a batch for each of its jobs
@@ -165,8 +202,9 @@ class BatchPolicy:
     def _full(self) -> float:
         """Return how many tasks fill the box."""
         size = float(MOST_TASKS)
-        if self._seconds > 0:
-            size = min(size, self.box * self._tasks / self._seconds)
+        tasks, seconds = self._cost()
+        if seconds > 0:
+            size = min(size, self.box * tasks / seconds)
         if self._nbytes > 0:
             size = min(size, MOST_NBYTES * self._tasks / self._nbytes)
         if self._stored > 0:
@@ -192,9 +230,9 @@ class BatchPolicy:
             0 to wait until more is known or more is free. None to send what joblib has
             handed over together, as it is.
         """
-        if (self.is_belief or not self._tasks) and in_flight >= self._most_at_first:
+        if (self.is_belief or not self._is_known) and in_flight >= self._most_at_first:
             return 0
-        if not self._tasks:
+        if not self._is_known:
             return None
         full = self._full()
         if full < 2:
@@ -230,6 +268,6 @@ class BatchPolicy:
 
     def lacking(self, waiting: int) -> int:
         """Return how many tasks more joblib should hand over, for threads to be busy."""
-        if not self._tasks or self._full() < 2:
+        if not self._is_known or self._full() < 2:
             return 0
         return max(0, int(self._full() * self.threads) - waiting)

@@ -13,7 +13,6 @@ joblib_distributed.driver.running : feeds the events and carries out the instruc
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -37,13 +36,15 @@ from joblib_distributed.driver.events import (
     Instruction,
     Interrupt,
     Looked,
+    Recall,
+    Recalled,
     Release,
-    Send,
     Supplied,
     Supply,
     Withhold,
 )
-from joblib_distributed.driver.keys import batch_name
+from joblib_distributed.driver.findings import Finding, Looks
+from joblib_distributed.driver.flights import Flights
 from joblib_distributed.errors import ClusterError, JoblibDistributedError
 
 #: Attempts that are sent before anything else is heard: a hundred take the driver about
@@ -58,10 +59,6 @@ LOSSES_ALLOWED = 100
 #: before it is sent with them. Each time is one host's first, or a transfer has failed,
 #: or a host has room for too little and evicts them again. A guess.
 MISSES_ALLOWED = 10
-
-#: Attempts that carry the same tasks, one after the other has fallen silent: a task whose
-#: C code keeps its worker from reporting must not take all the others, too. A guess.
-RACING_ALLOWED = 3
 
 
 class Call:
@@ -100,13 +97,12 @@ class Call:
         self._policy = policy
         #: Whether a task that kills its worker fails alone, after all others of the call.
         self.withholds = False
+        #: Whether stragglers are tried on other workers, too, when threads idle.
+        self.races_stragglers = False
         self._retries = retries
-        self._stranded_timeout = stranded_timeout
         self._deaths_allowed = deaths_allowed
-        self._sent = 0
         self._over = False
-        # When a look last found that the cluster has threads.
-        self._threads_at = -math.inf
+        self._looks = Looks(stranded_timeout)
         # Whether an attempt that was given up may be running all the same.
         self._strays = False
         # Why nothing can be sent any more, if that is how the call ended.
@@ -119,8 +115,7 @@ class Call:
         self._suspects: deque[Entry] = deque()
         # Tasks whose buffers are being brought to a host, by attempt that lacked them.
         self._held: dict[str, Attempt] = {}
-        # Attempts by key.
-        self._in_flight: dict[str, Attempt] = {}
+        self.flights = self._in_flight = Flights(name, policy)
         self._handlers: dict[type, Callable[[Any], Iterable[Instruction]]] = {
             Dispatched: self._on_dispatched,
             AttemptFinished: self._on_finished,
@@ -128,6 +123,7 @@ class Call:
             AttemptLost: self._on_lost,
             AttemptFailed: self._on_failed,
             Looked: self._on_looked,
+            Recalled: self._on_recalled,
             Supplied: self._on_supplied,
             ClusterFailed: self._on_cluster_failed,
             Cancelled: self._on_cancelled,
@@ -180,8 +176,8 @@ class Call:
         while self._suspects and not self._is_wanted(self._suspects[0]):
             self._suspects.popleft()
         if self._suspects and not self._in_flight:
-            yield self._attempt([self._suspects.popleft()], solo=True)
-        if self._suspects or any(a.solo for a in self._in_flight.values()):
+            yield self._in_flight.send([self._suspects.popleft()], solo=True)
+        if self._suspects or self._in_flight.has_solo:
             return
         for _ in range(SENDS_AT_ONCE):
             if not self._waiting or not self._has_room():
@@ -191,7 +187,7 @@ class Call:
                 return
             batch = self._waiting.take(size)
             if batch:
-                yield self._attempt(batch, solo=False)
+                yield self._in_flight.send(batch, solo=False)
 
     def _is_wanted(self, entry: Entry) -> bool:
         return entry.delivery.number in self._deliveries
@@ -202,7 +198,7 @@ class Call:
     @property
     def can_send(self) -> bool:
         """Whether there is something to send, and something that may run it."""
-        if self._over or self._suspects or any(a.solo for a in self._in_flight.values()):
+        if self._over or self._suspects or self._in_flight.has_solo:
             return False
         return bool(self._waiting) and self._has_room() and self._next_size() != 0
 
@@ -211,40 +207,22 @@ class Call:
             return None
         return self._policy.next_size(self._waiting.size, len(self._in_flight))
 
-    def _attempt(
-        self, entries: list[Entry], solo: bool, race: set[str] | None = None
-    ) -> Send:
-        self._sent += 1
-        key = f"{batch_name(entry.tasks for entry in entries)}-{self.name}-{self._sent}"
-        race = {key} if race is None else race
-        race.add(key)
-        since = entries[0].stranded_since
-        self._in_flight[key] = Attempt(entries, solo, race=race, stranded_since=since)
-        entries[0].stranded_since = None
-        tasks = [entry.tasks for entry in entries]
-        along = any(entry.along for entry in entries)
-        box = None if self._policy is None else self._policy.patience
-        # It is not the turn of a suspect's second attempt; it is that of the first.
-        alone = solo and len(race) == 1
-        return Send(key, tasks, alone, along, entries[0].worker, box)
-
     def _win(self, attempt: Attempt) -> Iterable[Instruction]:
         """Give up those that race with an attempt whose outcomes are here."""
-        others = attempt.rivals(self._in_flight)
-        for key in others:
-            del self._in_flight[key]
+        others = self._in_flight.pop_rivals(attempt)
         if others:
             self._strays = True
             yield Release(others)
+            if self.races_stragglers:
+                yield Interrupt(others)
 
-    def _race(self, attempt: Attempt, silent: frozenset[str]) -> Iterable[Instruction]:
-        """Send what a worker that has fallen silent was given to another, too."""
-        racing = attempt.rivals(self._in_flight)
+    def _race(self, attempt: Attempt, avoiding: frozenset[str]) -> Iterable[Instruction]:
+        """Send what a worker was given to another, too."""
         entries = [entry for entry in attempt.entries if self._is_wanted(entry)]
-        if entries and silent.issuperset(racing) and len(attempt.race) < RACING_ALLOWED:
+        if entries and attempt.may_race:
             for entry in entries:
                 entry.worker = ""
-            yield self._attempt(entries, attempt.solo, attempt.race)
+            yield self._in_flight.send(entries, attempt.solo, attempt.race, avoiding)
 
     # ------------------------------------------------------------------------- events
     def _on_dispatched(self, event: Dispatched) -> Iterable[Instruction]:
@@ -256,14 +234,15 @@ class Call:
         return ()
 
     def _on_finished(self, event: AttemptFinished) -> Iterable[Instruction]:
-        attempt = self._in_flight.pop(event.key, None)
+        attempt = self._in_flight.pop(event.key)
         if attempt is None:
             return
         yield from self._win(attempt)
         again = []
-        missing = next((o for o in event.outcomes if o.kind is Kind.MISSING), None)
+        outcomes = attempt.outcomes(event.outcomes)
+        missing = next((o for o in outcomes if o.kind is Kind.MISSING), None)
         # All of them before any is delivered: an instruction must not be lost.
-        for entry, outcome in list(matched(attempt.entries, event.outcomes)):
+        for entry, outcome in list(matched(attempt.entries, outcomes)):
             if not self._is_wanted(entry):
                 continue
             if outcome.kind is Kind.VALUE:
@@ -286,6 +265,7 @@ class Call:
         yield Release([event.key])
 
     def _record(self, tasks: Tasks, outcome: Outcome) -> None:
+        self._looks.record(tasks.size, outcome.duration)
         if self._policy is not None:
             self._policy.record(tasks.size, outcome.duration, tasks.nbytes)
 
@@ -333,7 +313,7 @@ class Call:
             self._waiting.put_back(entries)
 
     def _on_killed(self, event: AttemptKilled) -> Iterable[Instruction]:
-        attempt = self._in_flight.pop(event.key, None)
+        attempt = self._in_flight.pop(event.key)
         if attempt is None:
             return
         yield Release([event.key])
@@ -356,7 +336,7 @@ class Call:
             yield from self._deliver_if_complete(entry.delivery)
 
     def _on_lost(self, event: AttemptLost) -> Iterable[Instruction]:
-        attempt = self._in_flight.pop(event.key, None)
+        attempt = self._in_flight.pop(event.key)
         if attempt is None:
             return
         yield Release([event.key])
@@ -374,7 +354,7 @@ class Call:
         self._put_back(again, attempt.solo)
 
     def _on_failed(self, event: AttemptFailed) -> Iterable[Instruction]:
-        attempt = self._in_flight.pop(event.key, None)
+        attempt = self._in_flight.pop(event.key)
         if attempt is None:
             return
         yield Release([event.key])
@@ -385,42 +365,63 @@ class Call:
                 yield self._fail(entry, verdicts.never_ran(entry.tasks, event))
 
     def _on_looked(self, event: Looked) -> Iterable[Instruction]:
-        for key, state in event.states.items():
+        late = []
+        for key in event.states:
             attempt = self._in_flight.get(key)
             if attempt is None:
                 continue
-            attempt.note_stranded(key, event, self._threads_at)
-            attempt.arrived = attempt.arrived or state is not None
-            attempt.unknown = attempt.unknown + 1 if state in (None, "erred") else 0
-            if attempt.unknown >= attempt.patience:
+            finding = self._looks.find(key, attempt, event)
+            if finding is Finding.LOST:
                 for entry in attempt.entries:
                     entry.never_arrived += not attempt.arrived
                 yield from self._on_lost(AttemptLost(key))
-            elif state == "no-worker" and event.threads and attempt.is_new:
-                # The scheduler looks again at such a task when a worker joins that it
-                # was meant for, and at no other; a fresh one may go anywhere.
-                for entry in attempt.entries:
-                    entry.renewed, entry.worker = True, ""
-                attempt.entries[0].stranded_since = attempt.stranded_since
+            elif finding is Finding.UNTAKEN:
+                attempt.renew()
                 yield from self._on_lost(AttemptLost(key))
-            elif attempt.stranded_since is not None and (
-                event.now - attempt.stranded_since >= self._stranded_timeout
+            elif finding is Finding.STRANDED:
+                yield from self._give_up_stranded(key, attempt, event)
+            elif finding is Finding.SILENT:
+                if event.silent.issuperset(attempt.rivals(self._in_flight)):
+                    yield from self._race(attempt, frozenset())
+            elif finding is Finding.OVERDUE or (
+                finding is Finding.SLOW and self._may_race(attempt)
             ):
-                yield from self._give_up_stranded(key, event)
-            elif key in event.silent:
-                yield from self._race(attempt, event.silent)
-        if event.threads:
-            self._threads_at = event.now
+                late.append(key)
+        self._looks.note(event)
+        if late:
+            yield Recall(late)
 
-    def _give_up_stranded(self, key: str, look: Looked) -> Iterable[Instruction]:
-        attempt = self._in_flight.pop(key)
+    def _on_recalled(self, event: Recalled) -> Iterable[Instruction]:
+        attempt = self._in_flight.get(event.key)
+        if attempt is None or not 0 < event.kept <= attempt.size + attempt.taken:
+            return
+        self._looks.hear(attempt, event)
+        self._in_flight.note_running(event.key, event.seconds)
+        racing = self._in_flight.rivals(attempt)
+        if len(racing) == 1:  # or another worker has what this one has given back
+            self._waiting.put_back(attempt.take_back(event.kept))
+        if all(each.is_slow for each in racing) and self._may_race(attempt):
+            yield from self._race(attempt, frozenset(each.worker for each in racing))
+
+    def _may_race(self, attempt: Attempt) -> bool:
+        """Whether a slow attempt is to be tried by a thread that idles, too."""
+        wanted = self.races_stragglers and attempt.may_race and not attempt.solo
+        waits = self._waiting or self._suspects or self._held
+        idle = self._looks.threads - len(self._in_flight)
+        return wanted and not waits and idle > 0 and self._has_room()
+
+    def _give_up_stranded(
+        self, key: str, attempt: Attempt, look: Looked
+    ) -> Iterable[Instruction]:
+        self._in_flight.pop(key)
         yield Release([key])
         self._strays = True
         if attempt.rivals(self._in_flight):
             return
+        timeout = self._looks.stranded_timeout
         for entry in attempt.entries:
             if entry.delivery.number in self._deliveries:
-                error = verdicts.no_worker(entry.tasks, look, self._stranded_timeout)
+                error = verdicts.no_worker(entry.tasks, look, timeout)
                 yield self._fail(entry, error)
 
     def _on_cluster_failed(self, event: ClusterFailed) -> Iterable[Instruction]:

@@ -255,10 +255,12 @@ class Cluster:
         options: Options,
         post: Post,
         inputs: Sequence[Future[Any]] = (),
+        avoiding: frozenset[str] = frozenset(),
     ) -> None:
         """Submit an attempt. Exactly one event about its end is posted.
 
-        The values of `inputs` come to the worker in the places of the batch's.
+        The values of `inputs` come to the worker in the places of the batch's. Workers to
+        be avoided are those whose addresses are given, and those that are silent.
 
         Raises
         ------
@@ -267,9 +269,9 @@ class Cluster:
         """
         payload = pack_invocation(run_batch, *batch)
         heartbeats = self._known.heartbeats
-        silent = heartbeats.silent(time.monotonic(), options.frozen_after)
-        if silent:
-            options = options.avoiding(heartbeats.others(silent))
+        avoiding |= heartbeats.silent(time.monotonic(), options.frozen_after)
+        if avoiding:
+            options = options.avoiding(heartbeats.others(avoiding))
         places = {"buffers": list(inputs)} if inputs else {}
         with self._lock:
             if self.closed:
@@ -394,15 +396,21 @@ class Cluster:
             if future is not None:
                 future.release()
 
-    def interrupt(self, call: str) -> concurrent.futures.Future[None]:
-        """Stop whatever runs for a call on any worker; return when that was said."""
-        return asyncio.run_coroutine_threadsafe(
-            self._interrupt(call), self.client.loop.asyncio_loop
+    def recall(self, keys: Sequence[str], options: Options, post: Post) -> None:
+        """Ask workers how far they are with attempts; post `Recalled` for each answer."""
+        self.client.loop.add_callback(
+            self._known.recaller.recall, self.client, keys, options.is_constrained, post
         )
 
-    async def _interrupt(self, call: str) -> None:
+    def interrupt(self, names: Iterable[str]) -> concurrent.futures.Future[None]:
+        """Stop whatever runs for calls, or attempts, on any worker; return when said."""
+        return asyncio.run_coroutine_threadsafe(
+            self._interrupt(names), self.client.loop.asyncio_loop
+        )
+
+    async def _interrupt(self, names: Iterable[str]) -> None:
         said = self.client.run(
-            pickle.loads, pack_invocation(interrupt_call, call), on_error="ignore"
+            pickle.loads, pack_invocation(interrupt_call, *names), on_error="ignore"
         )
         # A worker that does not answer is frozen or gone; the client may be, too.
         with contextlib.suppress(asyncio.TimeoutError, OSError, RuntimeError):

@@ -10,8 +10,9 @@ import math
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
-from joblib_distributed.data.outcome import Kind, Outcome, not_run
+from joblib_distributed.data.outcome import Kind, Outcome, first_of, not_run
 from joblib_distributed.data.tasks import Tasks
+from joblib_distributed.driver.batching import FLIGHTS
 from joblib_distributed.driver.events import Looked
 
 
@@ -82,6 +83,12 @@ LOOKS_BEFORE_LOST = 2
 LOOKS_BEFORE_NEVER_ARRIVED = 30
 
 
+#: Attempts that carry the same tasks, one after the other has fallen silent, or is slow:
+#: a task whose C code keeps its worker from reporting must not take all the others, too.
+#: A guess.
+RACING_ALLOWED = 3
+
+
 @dataclasses.dataclass
 class Attempt:
     """One sending of a batch."""
@@ -97,6 +104,56 @@ class Attempt:
     race: set[str] = dataclasses.field(default_factory=set)
     #: Since when the scheduler has had no worker for it, on the looks' clock.
     stranded_since: float | None = None
+    #: When it was sent, on the looks' clock, as far as they have told.
+    sent_at: float = math.inf
+    #: Seconds after which its worker gives back what it has not begun, if it does.
+    box: float | None = None
+    #: Whether a worker that has begun it was told to do so at once.
+    recalled: bool = False
+    #: How many tasks it was sent with that it has not any more.
+    taken: int = 0
+    #: The worker that runs it, as far as it was asked; and whether it was slow then.
+    worker: str = ""
+    is_slow: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of tasks."""
+        return _size(self.entries)
+
+    def take_back(self, kept: int) -> list[Entry]:
+        """Return all tasks but the first ones, which it keeps; these go elsewhere.
+
+        Its report, when it comes, tells of all that it was sent with.
+        """
+        left, start = [], 0
+        entries, self.entries = self.entries, []
+        for entry in entries:
+            size = entry.tasks.size
+            stays = min(size, max(0, kept - start))
+            if stays:
+                self.entries.append(entry.part(0, stays))
+            if stays < size:
+                left.append(entry.part(stays, size - stays))
+            start += size
+        for entry in left:
+            entry.worker = ""
+        self.taken += _size(left)
+        return left
+
+    def renew(self) -> None:
+        """Have its tasks sent anew, to any worker.
+
+        The scheduler looks again at a task that no worker takes when a worker joins that
+        it was meant for, and at no other.
+        """
+        for entry in self.entries:
+            entry.renewed, entry.worker = True, ""
+        self.entries[0].stranded_since = self.stranded_since
+
+    def outcomes(self, reported: Sequence[Outcome]) -> Sequence[Outcome]:
+        """Return what was reported of the tasks that it still has."""
+        return first_of(reported, self.size) if self.taken else reported
 
     def note_stranded(self, key: str, look: Looked, threads_at: float) -> None:
         """Keep since when it has had no worker: to a second, and never too long.
@@ -120,8 +177,25 @@ class Attempt:
             self.stranded_since = since
 
     def rivals(self, in_flight: Container[str]) -> list[str]:
-        """Return the attempts in flight that carry the same tasks, if it is not."""
+        """Return the attempts in flight that carry the same tasks: itself, too."""
         return sorted(key for key in self.race if key in in_flight)
+
+    @property
+    def due(self) -> float:
+        """Seconds after which it should be back, if it has several tasks.
+
+        Its worker gives back what it has not begun when the box is over, if it can look;
+        and it may have waited for another one as long. So something in it takes long, or
+        it waits still: its worker knows. Infinite if there is nothing to be asked.
+        """
+        if self.box is None or self.recalled or self.size < 2:
+            return math.inf
+        return FLIGHTS * self.box
+
+    @property
+    def may_race(self) -> bool:
+        """Whether its tasks may be given to another worker, too."""
+        return len(self.race) < RACING_ALLOWED
 
     @property
     def is_new(self) -> bool:

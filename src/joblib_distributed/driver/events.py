@@ -81,6 +81,24 @@ class Looked:
 
 
 @dataclasses.dataclass(frozen=True)
+class Recalled:
+    """A worker has told how far it is with an attempt.
+
+    And has given back what it had not begun, if the time of the batch was over.
+    """
+
+    key: str
+    #: How many of its tasks the attempt keeps, the first ones.
+    kept: int
+    #: How long the worker has been at the last that it began, at least.
+    seconds: float
+    #: Its address.
+    worker: str = ""
+    #: Whether there are other workers that report.
+    has_others: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Supplied:
     """A host has been given what it lacked for an attempt, or could not be."""
 
@@ -110,6 +128,7 @@ Event = (
     | AttemptLost
     | AttemptFailed
     | Looked
+    | Recalled
     | Supplied
     | ClusterFailed
     | Cancelled
@@ -130,6 +149,23 @@ class Send:
     worker: str = ""
     #: Seconds after which tasks not begun are to be given back; None if they are not.
     box: float | None = None
+    #: Addresses of workers that should not run it, if others can.
+    avoiding: frozenset[str] = frozenset()
+
+
+@dataclasses.dataclass(frozen=True)
+class GoOn:
+    """There was more to send, but what happened meanwhile goes first.
+
+    Heard by the thread of the ledger, not by itself, as is the next.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class Granted:
+    """It is the turn of a suspect."""
+
+    send: Send
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,8 +212,23 @@ class Release:
 
 
 @dataclasses.dataclass(frozen=True)
+class Recall:
+    """Ask the workers that run these attempts how far they are; see `Recalled`.
+
+    There may be no answer, and may be one to each.
+    """
+
+    keys: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Interrupt:
     """Stop whatever of the call is running on a worker."""
 
+    #: Only these; empty for all of the call, for good.
+    attempts: Sequence[str] = ()
 
-Instruction = Send | Supply | Deliver | DeliverError | Withhold | Release | Interrupt
+
+Instruction = (
+    Send | Supply | Deliver | DeliverError | Withhold | Release | Recall | Interrupt
+)

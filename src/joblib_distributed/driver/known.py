@@ -9,6 +9,7 @@ from typing import Any
 
 from joblib_distributed.driver.absence import Absence
 from joblib_distributed.driver.heartbeats import Heartbeats
+from joblib_distributed.driver.recalling import Recaller
 from joblib_distributed.driver.supplier import Supplier
 from joblib_distributed.driver.turns import Turns
 
@@ -56,6 +57,8 @@ class Known:
         #: Used on the client's event loop, but for reading.
         self.heartbeats = Heartbeats()
         self.absence = Absence()
+        #: Used on the client's event loop.
+        self.recaller = Recaller(self.heartbeats)
 
 
 _lock = threading.Lock()

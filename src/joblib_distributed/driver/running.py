@@ -23,7 +23,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 from joblib_distributed.data.host import host_store
 from joblib_distributed.data.outcome import unpack_missing
@@ -41,9 +40,12 @@ from joblib_distributed.driver.events import (
     DeliverError,
     Dispatched,
     Event,
+    GoOn,
+    Granted,
     Instruction,
     Interrupt,
     Looked,
+    Recall,
     Release,
     Send,
     Supplied,
@@ -71,17 +73,7 @@ QUIET = 2.0
 CANCEL_TIMEOUT = 0.5
 
 
-class _GoOn(NamedTuple):
-    """There was more to send, but what happened meanwhile goes first."""
-
-
-class _Granted(NamedTuple):
-    """It is the turn of a suspect."""
-
-    send: Send
-
-
-_Heard = Event | _Granted | _GoOn
+_Heard = Event | Granted | GoOn
 _Job = Callable[[], object]
 
 
@@ -136,11 +128,7 @@ class RunningCall:
         self._sharing = sharing
         #: Reads the user's iterable.
         self.intake = Intake(
-            sharing,
-            options.scatter,
-            cluster.compute,
-            policy,
-            wake=lambda: self._events.put(_GoOn()),
+            sharing, options.scatter, cluster.compute, policy, wake=self._go_on
         )
         self._ledger = Call(
             call_name(depth, self.id),
@@ -151,6 +139,7 @@ class RunningCall:
             options.deaths_allowed,
         )
         self._ledger.withholds = withholds
+        self._ledger.races_stragglers = options.race_stragglers
         self._numbers = itertools.count()
         #: Whether tasks may be sent together because they were short in an earlier call;
         #: then one that ends at once may have to wait for another.
@@ -186,7 +175,7 @@ class RunningCall:
             schedule=lambda job: self._jobs.put(lambda: self._carrying_back(job)),
             is_idle=self._jobs.empty,
             lacking=lambda: self._ledger.lacking,
-            wake=lambda: self._events.put(_GoOn()),
+            wake=self._go_on,
         )
 
     # ------------------------------------------------------------- from joblib's threads
@@ -194,6 +183,9 @@ class RunningCall:
     def traffic(self) -> Traffic:
         """What became of the call's large data so far."""
         return self.intake.tally.traffic
+
+    def _go_on(self) -> None:
+        self._events.put(GoOn())
 
     def dispatch(self, items: Sequence[object], callback: Callback) -> None:
         """Send tasks whose results joblib wants together, as `intake` has read them."""
@@ -289,7 +281,7 @@ class RunningCall:
         self._obey(self._ledger.send)
         self.ahead.go_on()
         if self._ledger.can_send:
-            self._events.put(_GoOn())
+            self._events.put(GoOn())
 
     def _tidy(self) -> None:
         if self.policy is not None and self.policy.mean is not None:
@@ -308,9 +300,9 @@ class RunningCall:
             self._events.put(ClusterFailed(refusals.not_sent(error)))
 
     def _handle(self, event: _Heard) -> None:
-        if isinstance(event, _GoOn):
+        if isinstance(event, GoOn):
             return
-        if isinstance(event, _Granted):
+        if isinstance(event, Granted):
             self._send_granted(event.send)
             return
         if isinstance(event, Looked):
@@ -337,7 +329,7 @@ class RunningCall:
     def _carry_out(self, instruction: Instruction) -> None:
         if isinstance(instruction, Send):
             if instruction.solo:
-                granted = _Granted(instruction)
+                granted = Granted(instruction)
                 self._turn = instruction.key
                 self._cluster.turns.ask(
                     instruction.key, lambda: self._events.put(granted)
@@ -356,9 +348,12 @@ class RunningCall:
             self._supply(instruction)
         elif isinstance(instruction, Release):
             self._release(instruction.keys)
+        elif isinstance(instruction, Recall):
+            self._cluster.recall(instruction.keys, self._options, self._events.put)
         elif isinstance(instruction, Interrupt):
             with contextlib.suppress(RuntimeError):  # the client's loop is closed
-                self._interrupted = self._cluster.interrupt(self.id)
+                names = instruction.attempts or [self.id]
+                self._interrupted = self._cluster.interrupt(names)
 
     def _send_granted(self, send: Send) -> None:
         if send.key not in self._ledger.in_flight:
@@ -372,11 +367,13 @@ class RunningCall:
     def _send(self, send: Send) -> None:
         self._sent_at[send.key] = time.monotonic()
         self._arrivals[send.key] = self._cluster.arrivals
-        batch = self._sender.payload(send.tasks, send.with_buffers, send.box)
+        batch = self._sender.payload(send.tasks, send.with_buffers, send.box, send.key)
         self.intake.tally.note_sent(sum(map(len, batch.buffers.values())))
         options = self._options.preferring(send.worker)
         inputs = self.intake.inputs.futures(batch.inputs)
-        self._cluster.send(send.key, batch, options, self._events.put, inputs)
+        self._cluster.send(
+            send.key, batch, options, self._events.put, inputs, send.avoiding
+        )
 
     def _supply(self, supply: Supply) -> None:
         missing = unpack_missing(supply.missing)
@@ -420,7 +417,9 @@ class RunningCall:
         # before is not known: this process may have been stopped.
         quiet = min(QUIET, self._options.wait_for_workers_timeout / 3)
         known = now - quiet - 2 * LOOK_INTERVAL
-        sent_at = {k: max(t, known) for k, t in self._sent_at.items() if now - t > quiet}
+        due = self._ledger.flights.due
+        late = {k: t for k, t in self._sent_at.items() if now - t > min(quiet, due(k))}
+        sent_at = {key: max(sent, known) for key, sent in late.items()}
         self._cluster.look(sent_at, self._options, self._events.put)
 
     # ------------------------------------------------------------------- delivery thread

@@ -45,7 +45,11 @@ class Sender:
         self._sharing = sharing
 
     def payload(
-        self, tasks: Sequence[Tasks], with_buffers: bool, box: float | None = None
+        self,
+        tasks: Sequence[Tasks],
+        with_buffers: bool,
+        box: float | None = None,
+        attempt: str = "",
     ) -> BatchPayload:
         """Return all that a worker needs to run these tasks.
 
@@ -56,6 +60,8 @@ class Sender:
             Whether to send all buffers along, rather than those that no store has.
         box : float, optional
             Seconds after which tasks not begun are given back; by default, they are not.
+        attempt : str, optional
+            Its key; without it the attempt cannot be recalled.
         """
         references = {key: s.references for key, s in _shared(tasks).items()}
         scattered = self._scattered_of(references.values())
@@ -75,6 +81,7 @@ class Sender:
             along,
             {position: place() for position in sorted(_inputs(references.values()))},
             math.inf if box is None else box,
+            attempt,
         )
 
     def lacking(self, tasks: Sequence[Tasks], names: Iterable[str]) -> dict[str, Buffer]:

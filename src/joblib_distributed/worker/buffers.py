@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 
-from distributed import Worker, get_worker
+from distributed import Status, Worker, get_worker
 
 from joblib_distributed.data.buffers import pack, pack_apart
 from joblib_distributed.data.host import HostStore, host_store
@@ -94,6 +94,12 @@ def current_worker() -> Worker | None:
         return get_worker()
     except ValueError:
         return None
+
+
+def is_paused() -> bool:
+    """Whether dask has paused the worker in whose task we are, to save its memory."""
+    worker = current_worker()
+    return worker is not None and worker.status is Status.paused
 
 
 def report_missing(

@@ -58,8 +58,8 @@ class _Run:
     what must not be interrupted. Only who closes the run keeps the turn.
     """
 
-    def __init__(self, call: str) -> None:
-        self.call = call
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
         self.thread = threading.get_ident()
         self.ended = threading.Event()
         #: The only frame above which an injection is made.
@@ -134,7 +134,7 @@ _runs: dict[int, _Run] = {}
 _unwanted: OrderedDict[str, None] = OrderedDict()
 
 
-def interruptible(call: str, function: Callable[[], None]) -> bool:
+def interruptible(call: str, function: Callable[[], None], attempt: str = "") -> bool:
     """Call `function` so that `interrupt_call` can stop it.
 
     Parameters
@@ -143,13 +143,15 @@ def interruptible(call: str, function: Callable[[], None]) -> bool:
         The call on whose behalf it runs.
     function : callable
         What it raises is raised here, but for `Interrupted`.
+    attempt : str, optional
+        The attempt that it runs, which can be stopped apart from others of its call.
 
     Returns
     -------
     bool
         False if it was interrupted, or not even begun.
     """
-    run = _Run(call)
+    run = _Run((call, attempt))
     key = id(run)  # not the thread: a task may run another call's task within itself
     interrupted = False
     error: BaseException | None = None
@@ -158,7 +160,7 @@ def interruptible(call: str, function: Callable[[], None]) -> bool:
             # 1. Registered first, 2. then asked: an interrupt in between is either seen
             # here or finds the run registered.
             _runs[key] = run
-            interrupted = is_unwanted(call)
+            interrupted = is_unwanted(call) or is_unwanted(attempt)
             if not interrupted:
                 error = _call(run, function)
             run.close()
@@ -207,22 +209,27 @@ def shielded() -> Iterator[None]:
 
 
 def is_unwanted(call: str) -> bool:
-    """Whether `interrupt_call` has been told of the call."""
+    """Whether `interrupt_call` has been told of the call, or attempt."""
     return call in _unwanted
 
 
-def interrupt_call(call: str) -> int:
+def interrupt_call(*calls: str) -> int:
     """Stop whatever runs for a call in this process, and refuse what comes later.
+
+    Parameters
+    ----------
+    *calls : str
+        One or several; also attempts.
 
     Returns
     -------
     int
         The number of batches that were running.
     """
-    _unwanted[call] = None
+    _unwanted.update(dict.fromkeys(calls))
     while len(_unwanted) > REMEMBERED:
         _unwanted.popitem(last=False)
-    runs = [run for run in list(_runs.values()) if run.call == call]
+    runs = [run for run in list(_runs.values()) if not set(calls).isdisjoint(run.names)]
     if platform.python_implementation() != "CPython":  # pragma: no cover
         return len(runs)
     for run in filter(_Run.is_first_to_interrupt, runs):

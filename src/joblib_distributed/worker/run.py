@@ -34,10 +34,12 @@ from joblib_distributed.worker.buffers import (
     current_worker,
     discard_results,
     find_buffers,
+    is_paused,
     pack_result,
     report_missing,
 )
 from joblib_distributed.worker.interrupt import Interrupted, interruptible, is_unwanted
+from joblib_distributed.worker.recall import Agenda, note_ended, note_running
 
 #: Seconds between two looks at the time and at what is unwanted. Far below what anybody
 #: waits for; a look takes as long as a task that does nothing. A guess.
@@ -60,20 +62,20 @@ def run_batch(*parts: object) -> bytes:
     batch = BatchPayload(*parts)  # type: ignore[arg-type]
     worker = _worker_name()
     outcomes: list[Outcome] = []
+    bench = _Bench(batch, worker)
 
     def run() -> None:
-        _run_tasks(batch, worker, outcomes)
+        _run_tasks(bench, outcomes)
 
-    interruptible(batch.call, run)
-    if batch.sharing is not None and is_unwanted(batch.call):
+    # Out here, where nothing is interrupted.
+    note_running(batch.attempt, bench.recall)
+    interruptible(batch.call, run, batch.attempt)
+    note_ended(batch.attempt)
+    if batch.sharing is not None and bench.is_unwanted:
         # The driver has removed what was there when its call ended; this came later.
         discard_results(outcomes, batch.sharing)
-    left = _number_of_tasks(batch) - sum(outcome.size for outcome in outcomes)
+    left = bench.left(outcomes)
     return pack_report(worker, outcomes + [not_run(left)] * (left > 0))
-
-
-def _number_of_tasks(batch: BatchPayload) -> int:
-    return sum(plain or 1 for *_, plain in batch.tasks)
 
 
 def _worker_name() -> str:
@@ -82,14 +84,14 @@ def _worker_name() -> str:
     return f"{address} (pid {os.getpid()})"
 
 
-def _run_tasks(batch: BatchPayload, worker: str, outcomes: list[Outcome]) -> None:
-    bench = _Bench(batch, worker)
+def _run_tasks(bench: _Bench, outcomes: list[Outcome]) -> None:
     try:
-        surroundings = _surroundings(pickle.loads(batch.context))
-        with surroundings:
-            for index, function, arguments, plain in batch.tasks:
-                if bench.is_over():
+        with _surroundings(pickle.loads(bench.context)):
+            while not bench.is_over():
+                row = bench.agenda.begin_row()
+                if row is None:
                     return
+                index, function, arguments, plain = row
                 if plain:
                     done = _run_plain(bench, function, arguments, outcomes)
                 else:
@@ -100,9 +102,8 @@ def _run_tasks(batch: BatchPayload, worker: str, outcomes: list[Outcome]) -> Non
     except Interrupted:
         raise
     except BaseException as error:  # the context is ours, but needs joblib and the like
-        failed = Outcome(Kind.ERROR, 0.0, pack_failure(error, Stage.UNPACK, worker))
-        left = _number_of_tasks(batch) - sum(outcome.size for outcome in outcomes)
-        outcomes.extend([failed] * left)
+        failed = Outcome(Kind.ERROR, 0.0, pack_failure(error, Stage.UNPACK, bench.worker))
+        outcomes.extend([failed] * bench.left(outcomes))
 
 
 @contextlib.contextmanager
@@ -131,7 +132,9 @@ class _Bench:
     def __init__(self, batch: BatchPayload, worker: str) -> None:
         self._batch = batch
         self.worker = worker
+        self.context = batch.context
         self.sharing = batch.sharing
+        self.agenda = Agenda(batch.tasks)
         # Once it is over it stays so: tasks that follow others which were not begun would
         # be taken for those.
         self._is_over = False
@@ -151,9 +154,32 @@ class _Bench:
         if now >= self._next_look and not self._is_over:
             if self._end == math.inf:
                 self._end = now + self._batch.box
+            self._is_over = (
+                now > self._end
+                or self.is_unwanted
+                or (self._next_look > -math.inf and is_paused())
+            )
             self._next_look = now + LOOK_INTERVAL
-            self._is_over = now > self._end or is_unwanted(self._batch.call)
         return self._is_over
+
+    @property
+    def is_unwanted(self) -> bool:
+        """Whether nobody wants the rest of the call, or of this attempt."""
+        return is_unwanted(self._batch.call) or is_unwanted(self._batch.attempt)
+
+    def recall(self) -> tuple[int, float] | None:
+        """Answer to `worker.recall.recall`, in another thread than the tasks'."""
+        now = time.perf_counter()
+        # Whoever has time left looks by itself, if it can; so does who has no box.
+        if now > self._end:
+            self.agenda.recall()
+        kept = self.agenda.kept
+        # A task that began later than this would have looked before it did.
+        return (kept, max(0.0, now - self._next_look)) if kept else None
+
+    def left(self, outcomes: Sequence[Outcome]) -> int:
+        """Return the number of tasks that have no outcome."""
+        return self.agenda.size - sum(outcome.size for outcome in outcomes)
 
     def function(self, key: bytes) -> Callable[..., object]:
         if key not in self._loaded:
@@ -250,9 +276,10 @@ def _run_plain(
     stage = Stage.UNPACK
     try:
         calls = pickle.loads(arguments)
+        args, begin_next = bench.agenda.begin_calls(calls)
         call = bench.function(function)
         stage = Stage.RUN
-        for args in calls:
+        while True:
             value = call(*args)
             done += 1
             now = time.perf_counter()
@@ -270,6 +297,10 @@ def _run_plain(
                 seconds += now - start
             start = now
             if bench.is_over(now):
+                break
+            try:
+                args = begin_next()
+            except IndexError:
                 break
         last = None
         complete = done == len(calls)

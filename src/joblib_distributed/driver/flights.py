@@ -1,0 +1,123 @@
+"""The attempts of a call that are out.
+
+Pure: no thread, no clock, no input or output, neither joblib nor distributed.
+
+See Also
+--------
+joblib_distributed.driver.call : decides what is sent, and what their ends mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from joblib_distributed.driver.batching import BatchPolicy
+from joblib_distributed.driver.entries import Attempt, Entry
+from joblib_distributed.driver.events import Send
+from joblib_distributed.driver.keys import batch_name
+
+
+class Flights:
+    """Attempts by key, from when they are sent until they end.
+
+    Parameters
+    ----------
+    name : str
+        See `Call`.
+    policy : BatchPolicy or None
+        Says how long a batch may take.
+    """
+
+    def __init__(self, name: str, policy: BatchPolicy | None) -> None:
+        self._name = name
+        self._policy = policy
+        self._sent = 0
+        self._attempts: dict[str, Attempt] = {}
+
+    def __len__(self) -> int:
+        return len(self._attempts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._attempts)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._attempts
+
+    @property
+    def has_solo(self) -> bool:
+        """Whether a suspect is out: then nothing else may be."""
+        return any(attempt.solo for attempt in self._attempts.values())
+
+    def get(self, key: str) -> Attempt | None:
+        """Return an attempt, if it is out."""
+        return self._attempts.get(key)
+
+    def due(self, key: str) -> float:
+        """Return the seconds after which one that is out is to be looked at, if soon.
+
+        See `Attempt.due`.
+        """
+        attempt = self._attempts.get(key)
+        return math.inf if attempt is None else attempt.due
+
+    def rivals(self, attempt: Attempt) -> list[Attempt]:
+        """Return those that carry the same tasks as one, and itself if it is out."""
+        return [self._attempts[key] for key in attempt.rivals(self._attempts)]
+
+    def send(
+        self,
+        entries: list[Entry],
+        solo: bool,
+        race: set[str] | None = None,
+        avoiding: frozenset[str] = frozenset(),
+    ) -> Send:
+        """Return the order to send tasks under a fresh key, and count them as out.
+
+        Parameters
+        ----------
+        entries : list of Entry
+        solo : bool
+            Whether it is a suspect.
+        race : set of str, optional
+            Keys of all attempts that have carried the same tasks; is added to.
+        avoiding : frozenset of str, optional
+            Workers that should not run them.
+        """
+        self._sent += 1
+        name = batch_name(entry.tasks for entry in entries)
+        key = f"{name}-{self._name}-{self._sent}"
+        race = {key} if race is None else race
+        race.add(key)
+        since = entries[0].stranded_since
+        box = None if self._policy is None else self._policy.patience
+        attempt = Attempt(entries, solo, race=race, stranded_since=since, box=box)
+        self._attempts[key] = attempt
+        entries[0].stranded_since = None
+        tasks = [entry.tasks for entry in entries]
+        along = any(entry.along for entry in entries)
+        # It is not the turn of a suspect's second attempt; it is that of the first.
+        alone = solo and len(race) == 1
+        return Send(key, tasks, alone, along, entries[0].worker, box, avoiding)
+
+    def note_running(self, key: str, seconds: float) -> None:
+        """Take note of how long a worker has been at a task of one that is out."""
+        if self._policy is not None:
+            self._policy.note_running(key, seconds)
+
+    def pop(self, key: str) -> Attempt | None:
+        """Return an attempt that has ended, if it was out."""
+        if self._policy is not None:
+            self._policy.note_ended(key)
+        return self._attempts.pop(key, None)
+
+    def pop_rivals(self, attempt: Attempt) -> list[str]:
+        """End all that carry the same tasks as one that has ended; return their keys."""
+        keys = attempt.rivals(self._attempts)
+        for key in keys:
+            self.pop(key)
+        return keys
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._attempts.clear()
