@@ -84,7 +84,7 @@ def test_faults_over_tls(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_frozen() -> None:
-    short = ("--tasks", "20", "--frozen-after", "3", "--rounds", "1")
+    short = ("--tasks", "8", "--frozen-after", "3", "--rounds", "1")
     output = run("tools/frozen.py", *short, "--slowdown", "100", timeout=110)
     assert "with a worker frozen that has the last task: " in output
     assert output.endswith("good\n")
