@@ -303,6 +303,15 @@ def test_the_cap_does_not_count_what_is_in_use_out(
     assert files(store) == {used.name}
 
 
+def test_what_does_not_tell_its_size_is_no_buffer_to_make_room_for(
+    open_store: Callable[..., Store],
+) -> None:
+    store = open_store(cap=10)
+    (store.folder / "left-by-someone").write_bytes(bytes(100))
+    one, other = (store.put(name(c), memoryview(c)).name for c in (b"12345", b"67890"))
+    assert files(store) == {"left-by-someone", one, other}
+
+
 def test_a_cap_of_nothing_keeps_what_is_in_use(
     open_store: Callable[..., Store],
 ) -> None:

@@ -44,17 +44,14 @@ class Samples:
         if content.nbytes < LEAST:
             return True
         ending = f"-{content.nbytes}"
-        names: list[str] = []
+        names: set[str] = set()
         with contextlib.suppress(FileNotFoundError):  # somebody has removed the folder
-            names = os.listdir(self._folder)
+            names.update(os.listdir(self._folder))
         # Of those that are gone, nothing is remembered.
         self._known = {name: s for name, s in list(self._known.items()) if name in names}
-        wanted = sample_of(content)
-        return any(
-            self._sample(name, content.nbytes) == wanted
-            for name in names
-            if name.endswith(ending)
-        )
+        alike = [name for name in names if name.endswith(ending)]
+        wanted = sample_of(content) if alike else b""
+        return any(self._sample(name, content.nbytes) == wanted for name in alike)
 
     def _sample(self, name: str, nbytes: int) -> bytes:
         found = self._known.get(name)

@@ -303,9 +303,7 @@ class Store:
     def files(self) -> list[tuple[float, int, str]]:
         """Return time of last use, bytes and name of each buffer, oldest first."""
         found = []
-        for name in self._listed():
-            if name == HOST or name.endswith((PART, OWNER)) or RESULT in name:
-                continue
+        for name in filter(_is_buffer, self._listed()):
             with contextlib.suppress(FileNotFoundError):
                 info = os.stat(self.folder / name, follow_symlinks=False)
                 found.append((info.st_mtime, info.st_size, name))
@@ -326,9 +324,10 @@ class Store:
         coming : int
             Bytes that are to be written next.
         """
-        files = self.files()
-        excess = sum(size for _, size, _ in files) + coming - self.cap
-        for _, size, name in files:
+        # Before each buffer is written: the names tell the sizes sooner than the files.
+        ends = (name.rpartition("-")[2] for name in filter(_is_buffer, self._listed()))
+        excess = sum(int(end) for end in ends if end.isdigit()) + coming - self.cap
+        for _, size, name in self.files() if excess > 0 else ():
             if excess <= 0:
                 return
             if self._evict(name):
@@ -369,6 +368,10 @@ class Store:
         for name in names:
             if RESULT in name and name.partition("-")[0].partition(".")[0] not in owners:
                 self._evict(name)
+
+
+def _is_buffer(name: str) -> bool:
+    return not (name == HOST or name.endswith((PART, OWNER)) or RESULT in name)
 
 
 def _map_or_read(descriptor: int, nbytes: int) -> memoryview:
