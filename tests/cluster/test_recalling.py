@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import Client, Status, Worker, get_worker
+from distributed import Client, LocalCluster, Status, Worker, get_worker
 from joblib import Parallel, delayed, parallel_config
 
 from joblib_distributed.data.payload import Packer
@@ -76,7 +76,7 @@ def call_once(client: Client) -> None:
     durations.note(key, 1e-5)
 
 
-def send_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def send_together(monkeypatch: pytest.MonkeyPatch, count: int = COUNT) -> None:
     """Have the next call begin when it has all of its tasks."""
     dispatch, run = RunningCall.dispatch, RunningCall._run_ledger
     enough = threading.Event()
@@ -85,7 +85,7 @@ def send_together(monkeypatch: pytest.MonkeyPatch) -> None:
     def dispatch_and_tell(call: RunningCall, items: list[Any], *args: Any) -> None:
         dispatch(call, items, *args)
         dispatched.extend(items)
-        if len(dispatched) >= COUNT:
+        if len(dispatched) >= count:
             enough.set()
 
     def run_late(call: RunningCall) -> None:
@@ -121,6 +121,44 @@ def test_a_task_may_wait_for_its_neighbour_in_a_batch(
     assert found == list(range(COUNT))
     assert sent[:2] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert runs(tmp_path) == dict.fromkeys(range(COUNT), 1)
+
+
+def meet(folder: str, number: int, others: int) -> int:
+    """Say that it runs, and wait until so many do."""
+    if folder:
+        mark(folder, f"{number}-{uuid.uuid4().hex}")
+        wait_until(
+            lambda: len(marks(Path(folder))) >= others, HUNG, lambda: "too few have begun"
+        )
+    return number
+
+
+@pytest.mark.timeout(120)
+def test_what_was_next_to_nothing_and_is_not_is_spread_before_any_look(
+    tmp_path: Path, sent: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "LOOK_INTERVAL", HUNG)
+    with (
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=4,
+            processes=False,
+            protocol="tcp://",
+            host="127.0.0.1",
+            dashboard_address=None,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+        parallel_config(backend="dask.distributed", client=client),
+    ):
+        key = Packer().pack_task(delayed(meet)("", 0, 0)).function_key
+        Cluster(client).durations.note(key, 1e-5)
+        send_together(monkeypatch, 16)
+        found = Parallel(pre_dispatch="all")(
+            delayed(meet)(str(tmp_path), number, 4) for number in range(16)
+        )
+    assert found == list(range(16))
+    assert sent[:2] == [list(range(8)), list(range(8, 16))]
+    assert runs(tmp_path) == dict.fromkeys(range(16), 1)
 
 
 def test_tasks_that_are_packed_apart_are_recalled_too(

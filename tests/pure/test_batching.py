@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from joblib_distributed.driver.batching import (
     BOX,
     BOX_PER_THREAD,
+    DOUBT,
     FIRST_FLIGHTS,
     FLIGHTS,
     LEAST,
@@ -356,6 +357,25 @@ def test_what_is_believed_parts_the_first_batches() -> None:
     assert [policy.next_size(400, n) for n in (1, 3, 4)] == [200, 200, 0]
 
 
+def test_what_is_believed_to_be_next_to_nothing_goes_in_two_batches() -> None:
+    """Together it is worth less than a batch costs; 8 threads are not told for that."""
+    policy = believer(1e-5, threads=8)
+    assert [policy.next_size(64, 0), policy.next_size(32, 1)] == [32, 32]
+    assert [policy.next_size(20, n) for n in (2, 7, 8)] == [20, 20, 20]
+    few = round(LEAST / 1e-3)
+    policy = believer(1e-3, threads=4)
+    assert [policy.next_size(few - 1, 0), policy.next_size(few, 0)] == [5, 3]
+
+
+def test_there_is_little_patience_with_a_mere_belief() -> None:
+    policy = believer(1e-3)
+    assert [policy.patience_with(n) for n in (1, 25, 100, 1000)] == [
+        DOUBT, DOUBT, 0.2, PATIENCE * BOX,
+    ]  # fmt: skip
+    policy.record(1, 1e-3, 0)
+    assert policy.patience_with(1) == PATIENCE * BOX
+
+
 def test_what_is_believed_does_not_fill_more_than_a_box() -> None:
     """If it is true, the rest would only be given back; and it may be large."""
     believed = believer(0.001).next_size(10**6, 0)
@@ -532,11 +552,23 @@ def test_many_that_run_on_are_no_stragglers() -> None:
 
 
 def test_what_has_not_filled_a_batch_yet_says_nothing() -> None:
-    policy = BatchPolicy()
-    policy.believe(1e-5)
+    policy = policy_after(1, 0.001, 0)
     policy.note_running("a", 0.9 * BOX)
-    assert policy.is_belief
-    assert policy.mean == 1e-5
+    assert policy.mean == 0.001
+
+
+@pytest.mark.parametrize(
+    ("believed", "doubtful"),
+    [(1e-5, DOUBT), (0.03, 0.06), (10.0, PATIENCE * BOX)],
+)
+def test_what_takes_longer_than_was_believed_ends_the_belief(
+    believed: float, doubtful: float
+) -> None:
+    policy = believer(believed)
+    policy.note_running("a", 0.99 * doubtful)
+    assert (policy.is_belief, policy.mean) == (True, believed)
+    policy.note_running("a", doubtful)
+    assert (policy.is_belief, policy.mean) == (False, doubtful)
 
 
 def test_tasks_known_to_take_long_are_not_taken_for_shorter_while_they_run() -> None:

@@ -44,6 +44,15 @@ MOST_FLIGHTS = 1000
 #: A batch is given this many times the time it should take before it is stopped. A guess.
 PATIENCE = 2.0
 
+#: Batches of tasks that an earlier call has shown to be next to nothing, all together
+#: less than what one batch costs. One would do; but who looks which workers run his
+#: tasks would see but one. A guess.
+PILOTS = 2
+
+#: Seconds after which it shows that such tasks are not what they were. A guess: some
+#: times what a batch costs, and less than anybody notices.
+DOUBT = 0.05
+
 #: Bytes of packed arguments a batch should not exceed, so that a generator of large
 #: arguments is not read far ahead. A guess.
 MOST_NBYTES = 8 * 2**20
@@ -123,11 +132,12 @@ class BatchPolicy:
     def note_running(self, attempt: str, seconds: float) -> None:
         """Take note of a task that has run for so long and has not ended.
 
-        It takes as long at least; that says nothing before it fills a batch. However long
+        It takes as long at least; that says nothing before it fills a batch, or is more
+        than was believed of one. However long
         it goes on, it counts as one task that takes as long as a batch may: while little
         is known, all are taken to be like it; after thousands, one in thousands.
         """
-        if seconds < self.box:
+        if seconds < (self.patience_with(1) if self.is_belief else self.box):
             return
         self._running = {**self._running, attempt: seconds}
         self._disbelieve()
@@ -183,6 +193,13 @@ class BatchPolicy:
     def patience(self) -> float:
         """Seconds after which a worker gives back what it has not begun."""
         return PATIENCE * self.box
+
+    def patience_with(self, tasks: int) -> float:
+        """Return the patience with a batch of so many tasks; less with a mere belief."""
+        if not self.is_belief:
+            return self.patience
+        believed = PATIENCE * tasks * (self.mean or 0.0)
+        return min(self.patience, max(DOUBT, believed))
 
     @property
     def most_stored(self) -> float:
@@ -248,7 +265,10 @@ class BatchPolicy:
             return 0
         self.holds = False
         if self.is_belief:  # they may be long this time, and wait for each other
-            return max(1, int(min(full, -(-waiting // max(1, self.threads - in_flight)))))
+            parts = self.threads - in_flight
+            if waiting > parts and waiting * mean < LEAST:
+                parts = min(parts, PILOTS - in_flight)
+            return max(1, int(min(full, -(-waiting // max(1, parts)))))
         if in_flight >= self.threads and waiting * mean < LEAST:
             return 0
         least = min(LEAST / mean, waiting) if mean > 0 else waiting

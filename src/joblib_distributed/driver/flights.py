@@ -61,6 +61,12 @@ class Flights:
         attempt = self._attempts.get(key)
         return math.inf if attempt is None else attempt.due
 
+    def doubt(self, key: str) -> float:
+        """Return the seconds after which one that rests on a mere belief is overdue."""
+        if self._policy is None or not self._policy.is_belief:
+            return math.inf
+        return self.due(key) + 0.001
+
     def rivals(self, attempt: Attempt) -> list[Attempt]:
         """Return those that carry the same tasks as one, and itself if it is out."""
         return [self._attempts[key] for key in attempt.rivals(self._attempts)]
@@ -90,11 +96,13 @@ class Flights:
         race = {key} if race is None else race
         race.add(key)
         since = entries[0].stranded_since
-        box = None if self._policy is None else self._policy.patience
+        tasks = [entry.tasks for entry in entries]
+        box = None
+        if self._policy is not None:
+            box = self._policy.patience_with(sum(each.size for each in tasks))
         attempt = Attempt(entries, solo, race=race, stranded_since=since, box=box)
         self._attempts[key] = attempt
         entries[0].stranded_since = None
-        tasks = [entry.tasks for entry in entries]
         along = any(entry.along for entry in entries)
         # It is not the turn of a suspect's second attempt; it is that of the first.
         alone = solo and len(race) == 1

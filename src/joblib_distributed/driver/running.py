@@ -72,7 +72,6 @@ QUIET = 2.0
 #: Seconds that `RunningCall.cancel` may keep the user waiting so that workers are told.
 CANCEL_TIMEOUT = 0.5
 
-
 _Heard = Event | Granted | GoOn
 _Job = Callable[[], object]
 
@@ -365,7 +364,8 @@ class RunningCall:
             self._handle(ClusterFailed(refusals.not_sent(error)))
 
     def _send(self, send: Send) -> None:
-        self._sent_at[send.key] = time.monotonic()
+        self._sent_at[send.key] = now = time.monotonic()
+        self._next_look = min(self._next_look, now + self._ledger.flights.doubt(send.key))
         self._arrivals[send.key] = self._cluster.arrivals
         batch = self._sender.payload(send.tasks, send.with_buffers, send.box, send.key)
         self.intake.tally.note_sent(sum(map(len, batch.buffers.values())))
