@@ -36,7 +36,6 @@ from joblib_distributed.driver import (
     reconnecting,
     refusals,
 )
-from joblib_distributed.driver.checks import ANSWER_TIMEOUT
 from joblib_distributed.driver.events import (
     AttemptFailed,
     AttemptFinished,
@@ -377,9 +376,10 @@ class Cluster:
     async def _spread(
         self, buffers: Mapping[str, Buffer], sharing: Sharing
     ) -> HostSupplied:
-        said = self.client.run(report_missing, tuple(buffers), sharing, on_error="ignore")
+        asked = pack_invocation(report_missing, tuple(buffers), sharing)
+        said = self.client.run(pickle.loads, asked, on_error="ignore")
         with contextlib.suppress(asyncio.TimeoutError, OSError, RuntimeError):
-            answers = await asyncio.wait_for(said, ANSWER_TIMEOUT)
+            answers = await asyncio.wait_for(said, checks.ANSWER_TIMEOUT)
             missing = map(unpack_missing, answers.values())
             return await self._supplier().spread(missing, buffers, sharing.temp_folder)
         return HostSupplied()
@@ -414,7 +414,7 @@ class Cluster:
         )
         # A worker that does not answer is frozen or gone; the client may be, too.
         with contextlib.suppress(asyncio.TimeoutError, OSError, RuntimeError):
-            await asyncio.wait_for(said, ANSWER_TIMEOUT)
+            await asyncio.wait_for(said, checks.ANSWER_TIMEOUT)
 
     def restore(self) -> None:
         """See `embedded.restore`; clusters of others are theirs to look after."""
