@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -220,7 +221,7 @@ def print_medians(results: dict[str, list[dict[str, float]]]) -> None:
             for backend, rounds in results.items()
         }
         shown = ", ".join(f"{backend} {value:.3f}" for backend, value in middle.items())
-        ratio = middle["ours"] / middle["loky"]
+        ratio = middle["ours"] / (middle["loky"] or math.nan)  # which may send nothing
         print(f"{name}: {shown}; ours / loky {ratio:.2f}", flush=True)
 
 

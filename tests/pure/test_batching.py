@@ -259,6 +259,24 @@ def test_little_work_is_held_while_more_is_read_and_a_thread_is_busy() -> None:
     assert (policy.next_size(2, 1), policy.holds) == (2, False)
 
 
+def test_nothing_is_held_for_longer_than_between_two_looks() -> None:
+    """The iterable may wait for a result of this very call."""
+    policy = policy_of_milliseconds(threads=2)
+    policy.is_reading = True
+    assert policy.next_size(1, 1) == 0
+    policy.look(2)
+    assert policy.next_size(1, 1) == 1
+
+
+def test_a_look_takes_note_of_threads_that_have_come() -> None:
+    policy = BatchPolicy(threads=4)
+    threads = []
+    for found in (6, 0, 5):
+        policy.look(found)
+        threads.append(policy.threads)
+    assert threads == [6, 6, 6]
+
+
 def test_what_fills_a_batch_is_not_held() -> None:
     policy = policy_after(1, 0.001, MOST_NBYTES // 4, threads=2)
     policy.is_reading = True

@@ -16,7 +16,7 @@ from joblib_distributed.data.outcome import (
 )
 from joblib_distributed.data.tasks import PackedTask, PlainTasks, Tasks
 from joblib_distributed.driver import call as ledger
-from joblib_distributed.driver.batching import FLIGHTS, BatchPolicy
+from joblib_distributed.driver.batching import FLIGHTS, SENDS_AT_ONCE, BatchPolicy
 from joblib_distributed.driver.call import Call
 from joblib_distributed.driver.events import (
     AttemptFailed,
@@ -853,9 +853,9 @@ def test_a_hundred_are_sent_before_anything_else_is_heard() -> None:
     call = new_call()
     for number in range(150):
         call.note(Dispatched(number, [task(number)]))
-    assert len(call.send()) == ledger.SENDS_AT_ONCE
+    assert len(call.send()) == SENDS_AT_ONCE
     assert call.can_send
-    assert len(call.send()) == 150 - ledger.SENDS_AT_ONCE
+    assert len(call.send()) == 150 - SENDS_AT_ONCE
     assert not call.can_send
 
 
@@ -2539,6 +2539,28 @@ def test_a_straggler_takes_twice_as_long_as_others() -> None:
     # It has waited for a while: only its worker knows since when it runs.
     assert call.handle(recalled(2, kept=1, seconds=9.75)) == []
     assert call.handle(recalled(2, kept=1, seconds=10.25)) == [racing(3, second)]
+
+
+@pytest.mark.parametrize("outcome", [MISSING, not_run(1)], ids=["missing", "not run"])
+def test_a_rival_that_has_run_nothing_leaves_it_to_the_straggler(
+    outcome: Outcome,
+) -> None:
+    call, (_, second) = racing_call(1, 1)
+    straggle(call, 2)
+    call.handle(recalled(2, kept=1, seconds=1.25))
+    assert call.handle(finished(3, outcome)) == [Release([key(3)])]
+    assert call.in_flight == {key(2)}
+    # Whoever is tried next has what that one lacked.
+    straggle(call, 2)
+    (again,) = call.handle(recalled(2, kept=1, seconds=2.25))
+    assert isinstance(again, Send)
+    assert again.with_buffers == (outcome is MISSING)
+    assert call.handle(finished(2, value(1))) == [
+        Release([key(4)]),
+        Interrupt([key(4)]),
+        Deliver(1, [second], [value(1)]),
+        Release([key(2)]),
+    ]
 
 
 def test_there_must_be_another_worker() -> None:

@@ -251,3 +251,16 @@ def test_a_paused_worker_begins_no_more_of_a_batch(
     assert outcomes[0].kind is Kind.VALUE
     if outcomes[0].plain:
         assert unpack_plain(outcomes[0]) == list(range(run_first))
+
+
+def test_an_attempt_that_runs_anew_answers_though_the_first_run_ends() -> None:
+    """Several workers may be one process."""
+    recall.note_running("key", lambda: (1, 2.0))
+    second = SimpleNamespace(answer=lambda: (3, 4.0)).answer
+    first = recall._running["key"]
+    recall.note_running("key", second)
+    recall.note_ended("key", first)
+    assert recall.recall(["key"]) == {"key": (3, 4.0)}
+    recall.note_ended("key", second)
+    assert recall.recall(["key"]) == {}
+    recall.note_ended("key", second)

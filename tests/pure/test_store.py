@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 import shutil
@@ -22,7 +21,7 @@ from joblib_distributed.data import store as store_module
 from joblib_distributed.data.buffers import Digest, name_of, size_of
 from joblib_distributed.data.folders import StoreError
 from joblib_distributed.data.host import HostStore
-from joblib_distributed.data.store import HOST, Buffer, Store
+from joblib_distributed.data.store import HOST, ROOM_SHARE, Buffer, Store
 from joblib_distributed.data.writing import PART, NoRoomError, Part
 
 fcntl = pytest.importorskip("fcntl")
@@ -310,6 +309,21 @@ def test_what_does_not_tell_its_size_is_no_buffer_to_make_room_for(
     (store.folder / "left-by-someone").write_bytes(bytes(100))
     one, other = (store.put(name(c), memoryview(c)).name for c in (b"12345", b"67890"))
     assert files(store) == {"left-by-someone", one, other}
+
+
+def test_below_the_cap_it_is_not_counted_each_time(
+    open_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(cap=ROOM_SHARE * 100)
+    counted = []
+    listed = store._listed
+    monkeypatch.setattr(store, "_listed", lambda: counted.append(1) or listed())
+    times = []
+    for number in range(4):  # of 50 bytes each: two of them are a share of what is left
+        content = b"%50d" % number
+        store.put_new(memoryview(content))
+        times.append(len(counted))
+    assert times == [1, 1, 2, 2]
 
 
 def test_a_cap_of_nothing_keeps_what_is_in_use(
@@ -879,26 +893,27 @@ def content_of(size: int) -> bytearray:
 
 @pytest.mark.usefixtures("small_steps")
 @pytest.mark.parametrize("size", [1, STEP - 1, STEP, STEP + 1, 3 * STEP, 5 * STEP + 7])
-@pytest.mark.parametrize("can_map", [True, False])
+@pytest.mark.parametrize("refusal", [None, OSError, ValueError])
 def test_a_copy_is_whole_and_has_its_name(
     size: int,
-    can_map: bool,
+    refusal: type[Exception] | None,
     open_store: Callable[..., Store],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     content = content_of(size)
     part = Part(open_store(), name(content))
-    if not can_map:
-        monkeypatch.setattr("joblib_distributed.data.writing.map_file", refuse_to_map)
+
+    def refuse(descriptor: int, nbytes: int) -> memoryview:
+        assert refusal is not None
+        raise refusal
+
+    if refusal is not None:
+        monkeypatch.setattr("joblib_distributed.data.writing.map_file", refuse)
     try:
         assert part.copy(memoryview(content)) == name(content)
         assert os.pread(part.descriptor, size + 1, 0) == content
     finally:
         part.close()
-
-
-def refuse_to_map(descriptor: int, nbytes: int) -> memoryview:
-    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
 
 def test_an_empty_copy(open_store: Callable[..., Store]) -> None:

@@ -47,21 +47,13 @@ class Samples:
         names: set[str] = set()
         with contextlib.suppress(FileNotFoundError):  # somebody has removed the folder
             names.update(os.listdir(self._folder))
-        # Of those that are gone, nothing is remembered.
-        self._known = {name: s for name, s in list(self._known.items()) if name in names}
-        alike = [name for name in names if name.endswith(ending)]
-        wanted = sample_of(content) if alike else b""
-        return any(self._sample(name, content.nbytes) == wanted for name in alike)
-
-    def _sample(self, name: str, nbytes: int) -> bytes:
-        found = self._known.get(name)
-        if found is None:
-            try:
-                found = self._read(name, nbytes)
-            except OSError:  # it is gone, or no file of ours
-                return b""
-            self._known[name] = found
-        return found
+        for name in self._known.keys() - names:  # nothing is remembered of what is gone
+            self._known.pop(name, None)
+        for name in names - self._known.keys():
+            if name.endswith(ending):
+                with contextlib.suppress(OSError):  # it is gone, or no file of ours
+                    self._known[name] = self._read(name, content.nbytes)
+        return sample_of(content) in self._known.values()
 
     def _read(self, name: str, nbytes: int) -> bytes:
         descriptor = os.open(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW)

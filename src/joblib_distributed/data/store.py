@@ -61,6 +61,10 @@ RESULT = ".result."
 #: A guess: it is memory that nothing else can have until this process ends.
 CAP_SHARE = 0.125
 
+#: Of what is left below the cap, this part may be written before it is counted again:
+#: others write, too. A guess.
+ROOM_SHARE = 16
+
 
 class Store:
     """A folder of buffers, open in this process.
@@ -93,6 +97,8 @@ class Store:
         size = os.statvfs(self.folder)
         most = min(size.f_blocks * size.f_frsize, memory_limit())
         self.cap = int(CAP_SHARE * most) if cap is None else cap
+        # Bytes that may be written before it is counted again what is here.
+        self._room = 0
         self.samples = Samples(self.folder)
         self._mapped: weakref.WeakValueDictionary[str, Buffer] = (
             weakref.WeakValueDictionary()
@@ -214,8 +220,10 @@ class Store:
         os.utime(descriptor)  # it was used now
         return descriptor
 
-    def _map(self, name: str, descriptor: int) -> Buffer:
-        buffer = Buffer(name, map_file(descriptor, size_of(name)), self)
+    def _map(self, name: str, descriptor: int, view: memoryview | None = None) -> Buffer:
+        if view is None:
+            view = map_file(descriptor, size_of(name))
+        buffer = Buffer(name, view, self)
         self._mapped[name] = buffer
         return buffer
 
@@ -324,9 +332,14 @@ class Store:
         coming : int
             Bytes that are to be written next.
         """
-        # Before each buffer is written: the names tell the sizes sooner than the files.
+        # Before each buffer is written. Below the cap there may be room for many.
+        if 0 < coming <= self._room:
+            self._room -= coming
+            return
+        # The names tell the sizes sooner than the files.
         ends = (name.rpartition("-")[2] for name in filter(_is_buffer, self._listed()))
         excess = sum(int(end) for end in ends if end.isdigit()) + coming - self.cap
+        self._room = max(0, -excess) // ROOM_SHARE
         for _, size, name in self.files() if excess > 0 else ():
             if excess <= 0:
                 return

@@ -58,6 +58,8 @@ class Part:
     def __init__(self, store: Store, name: str) -> None:
         self._store = store
         self.name = name
+        # The file as it is read, once that is known to work.
+        self._view: memoryview | None = None
         self._path = store.folder / f"{name}.{secrets.token_hex(8)}{PART}"
         store.trim(size_of(name))
         self.descriptor = self._create()
@@ -110,13 +112,14 @@ class Part:
                 digest.update(memoryview(os.pread(self.descriptor, end - start, start)))
             else:
                 digest.update(written[start:end])
+        self._view = written
         return digest.name
 
     def _mapped(self, nbytes: int) -> memoryview | None:
         """Return the file as memory, to be read as far as it is written; None if not."""
         try:
             return map_file(self.descriptor, nbytes) if nbytes else None
-        except OSError:  # no more files can be mapped
+        except (OSError, ValueError):  # no more can be, or not before it is written
             return None
 
     def reserve(self, nbytes: int) -> None:
@@ -149,7 +152,7 @@ class Part:
         fcntl.flock(self.descriptor, fcntl.LOCK_SH)
         if not os.fstat(self.descriptor).st_nlink:
             return None
-        return self._store._map(self.name, self.descriptor)
+        return self._store._map(self.name, self.descriptor, self._view)
 
     def release(self) -> None:
         """Give the file its name without using it here: others may evict it."""
@@ -160,6 +163,7 @@ class Part:
 
     def close(self) -> None:
         """Let go; what was not published is removed."""
+        self._view = None
         if self.descriptor < 0:
             return
         with contextlib.suppress(FileNotFoundError):

@@ -14,7 +14,7 @@ TELL_AFTER = 1.0
 
 
 class Absence:
-    """Of all workers of one cluster."""
+    """Of all workers of one cluster. Not to be asked by calls that wait for nothing."""
 
     def __init__(self) -> None:
         self._since = math.inf

@@ -41,6 +41,10 @@ FIRST_FLIGHTS = 8
 #: would have to be taken back when the call is stopped. A guess.
 MOST_FLIGHTS = 1000
 
+#: Attempts that are sent before anything else is heard: a hundred take the driver about
+#: 50 ms. A guess.
+SENDS_AT_ONCE = 100
+
 #: A batch is given this many times the time it should take before it is stopped. A guess.
 PATIENCE = 2.0
 
@@ -101,6 +105,14 @@ class BatchPolicy:
         self._sliced = 0.0
         self._slicing = 0.0
 
+    def look(self, threads: int) -> None:
+        """Take note of the threads that there are; and hold nothing that long.
+
+        Whoever reads may wait for something else all the while.
+        """
+        self.threads = max(self.threads, threads)
+        self.is_reading = False
+
     def record(self, tasks: int, seconds: float, nbytes: int) -> None:
         """Take note of a finished batch.
 
@@ -133,9 +145,9 @@ class BatchPolicy:
         """Take note of a task that has run for so long and has not ended.
 
         It takes as long at least; that says nothing before it fills a batch, or is more
-        than was believed of one. However long
-        it goes on, it counts as one task that takes as long as a batch may: while little
-        is known, all are taken to be like it; after thousands, one in thousands.
+        than was believed of one. However long it goes on, it counts as one task that
+        takes as long as a batch may: while little is known, all are taken to be like it;
+        after thousands, one in thousands.
         """
         if seconds < (self.patience_with(1) if self.is_belief else self.box):
             return

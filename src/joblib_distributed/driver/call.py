@@ -20,8 +20,16 @@ from typing import Any
 from joblib_distributed.data.outcome import Kind, Outcome
 from joblib_distributed.data.tasks import Tasks
 from joblib_distributed.driver import verdicts
-from joblib_distributed.driver.batching import BatchPolicy
-from joblib_distributed.driver.entries import Attempt, Delivery, Entry, Waiting, matched
+from joblib_distributed.driver.batching import SENDS_AT_ONCE, BatchPolicy
+from joblib_distributed.driver.entries import (
+    LOSSES_ALLOWED,
+    MISSES_ALLOWED,
+    Attempt,
+    Delivery,
+    Entry,
+    Waiting,
+    matched,
+)
 from joblib_distributed.driver.events import (
     AttemptFailed,
     AttemptFinished,
@@ -46,19 +54,6 @@ from joblib_distributed.driver.events import (
 from joblib_distributed.driver.findings import Finding, Looks
 from joblib_distributed.driver.flights import Flights
 from joblib_distributed.errors import ClusterError, JoblibDistributedError
-
-#: Attempts that are sent before anything else is heard: a hundred take the driver about
-#: 50 ms. A guess.
-SENDS_AT_ONCE = 100
-
-#: How often in all the engine may forget a task. Far above what restarts of a cluster
-#: cause; it ends a call that would be sent for ever. A guess.
-LOSSES_ALLOWED = 100
-
-#: How often a task may find hosts without its buffers, which are then brought there,
-#: before it is sent with them. Each time is one host's first, or a transfer has failed,
-#: or a host has room for too little and evicts them again. A guess.
-MISSES_ALLOWED = 10
 
 
 class Call:
@@ -237,6 +232,9 @@ class Call:
         attempt = self._in_flight.pop(event.key)
         if attempt is None:
             return
+        if self.races_stragglers and attempt.yields(event.outcomes, self._in_flight):
+            yield Release([event.key])
+            return
         yield from self._win(attempt)
         again = []
         outcomes = attempt.outcomes(event.outcomes)
@@ -395,9 +393,9 @@ class Call:
         attempt = self._in_flight.get(event.key)
         if attempt is None or not 0 < event.kept <= attempt.size + attempt.taken:
             return
-        self._looks.hear(attempt, event)
-        self._in_flight.note_running(event.key, event.seconds)
         racing = self._in_flight.rivals(attempt)
+        self._looks.hear(attempt, event, is_alone=len(racing) == 1)
+        self._in_flight.note_running(event.key, event.seconds)
         if len(racing) == 1:  # or another worker has what this one has given back
             self._waiting.put_back(attempt.take_back(event.kept))
         if all(each.is_slow for each in racing) and self._may_race(attempt):

@@ -445,6 +445,6 @@ class Cluster:
             if not options.is_constrained:
                 states = {k: None if s is None else "waiting" for k, s in states.items()}
         now, constrained = time.monotonic(), options.is_constrained
-        if self._known.absence.is_to_be_told(threads or not sent_at, now):
+        if (threads or sent_at) and self._known.absence.is_to_be_told(threads, now):
             absence.tell(self._address, options.wait_for_workers_timeout)
         post(Looked(now, states, threads, constrained, sent_at, look.silent))

@@ -83,6 +83,15 @@ LOOKS_BEFORE_LOST = 2
 LOOKS_BEFORE_NEVER_ARRIVED = 30
 
 
+#: How often in all the engine may forget a task. Far above what restarts of a cluster
+#: cause; it ends a call that would be sent for ever. A guess.
+LOSSES_ALLOWED = 100
+
+#: How often a task may find hosts without its buffers, which are then brought there,
+#: before it is sent with them. Each time is one host's first, or a transfer has failed,
+#: or a host has room for too little and evicts them again. A guess.
+MISSES_ALLOWED = 10
+
 #: Attempts that carry the same tasks, one after the other has fallen silent, or is slow:
 #: a task whose C code keeps its worker from reporting must not take all the others, too.
 #: A guess.
@@ -179,6 +188,18 @@ class Attempt:
     def rivals(self, in_flight: Container[str]) -> list[str]:
         """Return the attempts in flight that carry the same tasks: itself, too."""
         return sorted(key for key in self.race if key in in_flight)
+
+    def yields(self, reported: Sequence[Outcome], in_flight: Container[str]) -> bool:
+        """Whether it has run nothing, and others that carry the same tasks go on.
+
+        Whoever is tried next then brings along what it may have lacked.
+        """
+        ran = any(o.kind not in (Kind.MISSING, Kind.NOT_RUN) for o in reported)
+        if ran or not self.rivals(in_flight):
+            return False
+        for entry in self.entries:
+            entry.along = entry.along or any(o.kind is Kind.MISSING for o in reported)
+        return True
 
     @property
     def due(self) -> float:

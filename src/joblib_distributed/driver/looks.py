@@ -198,7 +198,9 @@ async def _silent_attempts(
         status = {a: w.get("status") for a, w in members.items() if a not in workers}
         paused = [address for address, name in status.items() if name == "paused"]
         if paused and "running" in status.values():
-            found |= await _held_up(client, states, paused)
+            # Nor do they keep those from being found that are frozen.
+            with contextlib.suppress(AttributeError, KeyError, OSError, RuntimeError):
+                found |= await _held_up(client, states, paused)
     return found
 
 

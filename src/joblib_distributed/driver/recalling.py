@@ -26,6 +26,10 @@ from joblib_distributed.worker.recall import recall as recall_here
 ASKED_AT_ONCE = 100
 
 
+#: What asking comes to if the connection, or the whole client, is closed.
+_GONE = (AttributeError, KeyError, OSError, RuntimeError)
+
+
 class Recaller:
     """Of one client's cluster."""
 
@@ -54,7 +58,7 @@ class Recaller:
             Whether the options say which workers may run them: then no others may.
         post : callable
         """
-        with contextlib.suppress(OSError, RuntimeError):  # noticed elsewhere
+        with contextlib.suppress(*_GONE):  # noticed elsewhere
             given = await looks.ask(client, client.processing)
             wanted = {a: sorted({*keys}.intersection(has)) for a, has in given.items()}
             having = [a for a, has in wanted.items() if has and a not in self._asked]
@@ -92,7 +96,7 @@ class Recaller:
         if not asking.done():
             asking.cancel()
             return
-        with contextlib.suppress(asyncio.CancelledError, OSError, RuntimeError):
+        with contextlib.suppress(asyncio.CancelledError, *_GONE):
             answers = asking.result().get(address) or {}
             for key, (kept, seconds) in answers.items():
                 post(Recalled(key, kept, seconds, address, has_others))

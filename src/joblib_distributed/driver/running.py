@@ -305,8 +305,8 @@ class RunningCall:
             self._send_granted(event.send)
             return
         if isinstance(event, Looked):
-            if self.policy is not None and self._ledger.limit is None:
-                self.policy.threads = max(self.policy.threads, event.threads)
+            if self.policy is not None:
+                self.policy.look(event.threads if self._ledger.limit is None else 0)
             self.ahead.follow(event.threads)
         self._obey(lambda: self._ledger.note(event))
         if isinstance(event, Cancelled):

@@ -104,9 +104,10 @@ def note_running(attempt: str, answer: Answer) -> None:
         _running[attempt] = answer
 
 
-def note_ended(attempt: str) -> None:
-    """Forget an attempt; unknown ones are forgotten already."""
-    _running.pop(attempt, None)
+def note_ended(attempt: str, answer: Answer) -> None:
+    """Forget an attempt, unless another worker of this process is running it anew."""
+    if _running.get(attempt) == answer:
+        _running.pop(attempt, None)
 
 
 def recall(attempts: Iterable[str]) -> dict[str, tuple[int, float]]:

@@ -69,8 +69,10 @@ def run_batch(*parts: object) -> bytes:
 
     # Out here, where nothing is interrupted.
     note_running(batch.attempt, bench.recall)
-    interruptible(batch.call, run, batch.attempt)
-    note_ended(batch.attempt)
+    try:
+        interruptible(batch.call, run, batch.attempt)
+    finally:
+        note_ended(batch.attempt, bench.recall)
     if batch.sharing is not None and bench.is_unwanted:
         # The driver has removed what was there when its call ended; this came later.
         discard_results(outcomes, batch.sharing)
