@@ -376,8 +376,7 @@ class Cluster:
     async def _spread(
         self, buffers: Mapping[str, Buffer], sharing: Sharing
     ) -> HostSupplied:
-        asked = pack_invocation(report_missing, tuple(buffers), sharing)
-        said = self.client.run(pickle.loads, asked, on_error="ignore")
+        said = self.client.run(report_missing, tuple(buffers), sharing, on_error="ignore")
         with contextlib.suppress(asyncio.TimeoutError, OSError, RuntimeError):
             answers = await asyncio.wait_for(said, checks.ANSWER_TIMEOUT)
             missing = map(unpack_missing, answers.values())
