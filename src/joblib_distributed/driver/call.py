@@ -394,7 +394,7 @@ class Call:
         if attempt is None or not 0 < event.kept <= attempt.size + attempt.taken:
             return
         racing = self._in_flight.rivals(attempt)
-        self._looks.hear(attempt, event, is_alone=len(racing) == 1)
+        self._looks.hear(attempt, event)
         self._in_flight.note_running(event.key, event.seconds)
         if len(racing) == 1:  # or another worker has what this one has given back
             self._waiting.put_back(attempt.take_back(event.kept))

@@ -100,16 +100,12 @@ class Looks:
         mean = self._seconds / self._tasks
         return seconds > max(SLOWER * mean, LEAST_STRAGGLING)
 
-    def hear(self, attempt: Attempt, told: Recalled, is_alone: bool) -> None:
-        """Take note of what a worker told of an attempt.
-
-        What one has given back that is raced is still the other's: it is asked again.
-        """
+    def hear(self, attempt: Attempt, told: Recalled) -> None:
+        """Take note of what a worker told of an attempt."""
         attempt.worker = told.worker
         attempt.is_slow = told.has_others and self.is_slow(told.seconds)
         # A task that is not known to be long yet is asked about again.
-        is_over = attempt.box is not None and told.seconds >= attempt.box
-        attempt.recalled = is_over and is_alone
+        attempt.recalled = attempt.box is not None and told.seconds >= attempt.box
 
     def note(self, look: Looked) -> None:
         """Take note of the cluster, when all attempts were looked at."""
