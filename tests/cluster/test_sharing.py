@@ -711,6 +711,6 @@ def test_large_arguments_are_not_read_far_ahead(backend: object) -> None:
             yield delayed(np.max)(np.full(500_000, start + i))  # 4 MB
 
     assert parallel(tasks()) == list(range(start, start + 100))
-    # A batch has 8, which is 32 MB. Each of the two workers has one that runs, one that is
-    # on its way, and one that is being read.
+    # A batch has 8, which is 32 MB. Each of the two workers has one that runs, one that
+    # is on its way, and one that is being read.
     assert max(ahead) <= 48
