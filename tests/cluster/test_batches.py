@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +11,11 @@ import pytest
 from distributed import Client
 from joblib import Parallel, delayed
 
-from joblib_distributed.data.payload import Packer
 from joblib_distributed.driver import ahead
-from joblib_distributed.driver.cluster import Cluster
 from joblib_distributed.driver.events import Send
 from joblib_distributed.driver.running import RunningCall
+from support.dispatch import call_once, send_when_dispatched
 from support.tasks import in_thread, mark, wait_for_file
-from support.waiting import wait_until
 
 #: Seconds after which a call counts as one that waits for ever.
 HUNG = 40
@@ -45,38 +41,6 @@ def double(number: int) -> int:
 
 def doubles(count: int) -> list[int]:
     return [2 * number for number in range(count)]
-
-
-def call_once(client: Client, function: Callable[..., Any], *args: Any) -> None:
-    """Have a function known to be short."""
-    Parallel()(delayed(function)(*args) for _ in range(4))
-    key = Packer().pack_task(delayed(function)(*args)).function_key
-    durations = Cluster(client).durations
-    wait_until(
-        lambda: durations.get(key) is not None, 10, lambda: "it was not taken note of"
-    )
-    # However slow this machine is at the moment.
-    durations.note(key, 1e-5)
-
-
-def send_when_dispatched(monkeypatch: pytest.MonkeyPatch, tasks: int) -> None:
-    """Have the ledgers of calls begin when they have got so many tasks, all at once."""
-    dispatch, run = RunningCall.dispatch, RunningCall._run_ledger
-    enough = threading.Event()
-    dispatched: Counter[str] = Counter()
-
-    def dispatch_and_tell(call: RunningCall, items: list[Any], *args: Any) -> None:
-        dispatch(call, items, *args)
-        dispatched[call.id] += len(items)
-        if dispatched[call.id] >= tasks:
-            enough.set()
-
-    def run_late(call: RunningCall) -> None:
-        enough.wait(HUNG)
-        run(call)
-
-    monkeypatch.setattr(RunningCall, "dispatch", dispatch_and_tell)
-    monkeypatch.setattr(RunningCall, "_run_ledger", run_late)
 
 
 # ---------------------------------------------------------------- a number that was given

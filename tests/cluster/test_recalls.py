@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import uuid
 from collections import Counter
 from pathlib import Path
@@ -13,11 +12,10 @@ import pytest
 from distributed import Client, LocalCluster, Status, Worker, get_worker
 from joblib import Parallel, delayed, parallel_config
 
-from joblib_distributed.data.payload import Packer
 from joblib_distributed.driver import running
-from joblib_distributed.driver.cluster import Cluster
 from joblib_distributed.driver.events import Send
 from joblib_distributed.driver.running import RunningCall
+from support.dispatch import believe_short, call_once, send_when_dispatched
 from support.tasks import mark, marks, wait_for_file
 from support.waiting import wait_until
 
@@ -64,38 +62,6 @@ def runs(folder: Path) -> Counter[int]:
     return Counter(int(name.split("-")[0]) for name in names)
 
 
-def call_once(client: Client) -> None:
-    """Have the tasks known to be short."""
-    Parallel()(delayed(work)("", number, "") for number in range(4))
-    key = Packer().pack_task(delayed(work)("", 0, "")).function_key
-    durations = Cluster(client).durations
-    wait_until(
-        lambda: durations.get(key) is not None, 10, lambda: "it was not taken note of"
-    )
-    # However slow this machine is at the moment.
-    durations.note(key, 1e-5)
-
-
-def send_together(monkeypatch: pytest.MonkeyPatch, count: int = COUNT) -> None:
-    """Have the next call begin when it has all of its tasks."""
-    dispatch, run = RunningCall.dispatch, RunningCall._run_ledger
-    enough = threading.Event()
-    dispatched: list[object] = []
-
-    def dispatch_and_tell(call: RunningCall, items: list[Any], *args: Any) -> None:
-        dispatch(call, items, *args)
-        dispatched.extend(items)
-        if len(dispatched) >= count:
-            enough.set()
-
-    def run_late(call: RunningCall) -> None:
-        enough.wait(HUNG)
-        run(call)
-
-    monkeypatch.setattr(RunningCall, "dispatch", dispatch_and_tell)
-    monkeypatch.setattr(RunningCall, "_run_ledger", run_late)
-
-
 def call_together(folder: Path, waiting: dict[int, str]) -> list[int]:
     return list(
         Parallel(pre_dispatch="all")(
@@ -103,6 +69,13 @@ def call_together(folder: Path, waiting: dict[int, str]) -> list[int]:
             for number in range(COUNT)
         )
     )
+
+
+def check_two_batches(found: list[int], sent: list[list[int]], folder: Path) -> None:
+    """Of a call whose tasks were to be short; and each was run once."""
+    assert found == list(range(COUNT))
+    assert sent[:2] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert runs(folder) == dict.fromkeys(range(COUNT), 1)
 
 
 @pytest.mark.parametrize("first", [0, 1], ids=["the first", "a later one"])
@@ -114,13 +87,11 @@ def test_a_task_may_wait_for_its_neighbour_in_a_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """They were short when they were last called."""
-    call_once(backend)
+    call_once(backend, work, "", 0, "")
     sent.clear()
-    send_together(monkeypatch)
+    send_when_dispatched(monkeypatch, COUNT)
     found = call_together(tmp_path, {first: f"did-{first + 1}"})
-    assert found == list(range(COUNT))
-    assert sent[:2] == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert runs(tmp_path) == dict.fromkeys(range(COUNT), 1)
+    check_two_batches(found, sent, tmp_path)
 
 
 def meet(folder: str, number: int, others: int) -> int:
@@ -150,9 +121,8 @@ def test_what_was_next_to_nothing_and_is_not_is_spread_before_any_look(
         Client(cluster, set_as_default=False) as client,
         parallel_config(backend="dask.distributed", client=client),
     ):
-        key = Packer().pack_task(delayed(meet)("", 0, 0)).function_key
-        Cluster(client).durations.note(key, 1e-5)
-        send_together(monkeypatch, 16)
+        believe_short(client, meet, "", 0, 0)
+        send_when_dispatched(monkeypatch, 16)
         found = Parallel(pre_dispatch="all")(
             delayed(meet)(str(tmp_path), number, 4) for number in range(16)
         )
@@ -167,17 +137,15 @@ def test_tasks_that_are_packed_apart_are_recalled_too(
     sent: list[list[int]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    call_once(backend)
+    call_once(backend, work, "", 0, "")
     sent.clear()
-    send_together(monkeypatch)
+    send_when_dispatched(monkeypatch, COUNT)
     # What is given by its name is not plain.
     found = Parallel(pre_dispatch="all")(
         delayed(work)(str(tmp_path), number, waits_for="" if number else "did-1")
         for number in range(COUNT)
     )
-    assert found == list(range(COUNT))
-    assert sent[:2] == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert runs(tmp_path) == dict.fromkeys(range(COUNT), 1)
+    check_two_batches(found, sent, tmp_path)
 
 
 def test_a_batch_behind_another_goes_to_a_worker_that_idles(
@@ -189,9 +157,9 @@ def test_a_batch_behind_another_goes_to_a_worker_that_idles(
     """The engine moves it. Nothing of it has begun, so none of it is recalled."""
     first, _ = own_client.nthreads()
     with parallel_config(backend="dask.distributed", client=own_client):
-        call_once(own_client)
+        call_once(own_client, work, "", 0, "")
     sent.clear()
-    send_together(monkeypatch)
+    send_when_dispatched(monkeypatch, COUNT)
     with parallel_config(
         backend="dask.distributed",
         client=own_client,

@@ -22,7 +22,6 @@ from joblib_distributed.driver.batching import (
     MOST_TASKS,
     PATIENCE,
     SLICE,
-    WORTH,
     BatchPolicy,
 )
 
@@ -245,87 +244,6 @@ def test_little_work_waits_for_the_threads_that_are_busy() -> None:
     assert policy.next_size(enough - 1, 1) != 0
     assert policy.next_size(enough - 1, 2) == 0
     assert policy.next_size(enough, 2) != 0
-
-
-def test_little_work_is_held_while_more_is_read_and_a_thread_is_busy() -> None:
-    policy = policy_of_milliseconds(threads=2)
-    worth = round(WORTH / 0.001)
-    policy.is_reading = True
-    assert (policy.next_size(worth - 1, 1), policy.holds) == (0, True)
-    assert (policy.next_size(worth, 1), policy.holds) == (worth, False)
-    assert (policy.next_size(1, 0), policy.holds) == (1, False)
-    assert (policy.next_size(worth - 1, 1), policy.holds) == (0, True)
-    policy.is_reading = False
-    assert (policy.next_size(2, 1), policy.holds) == (2, False)
-
-
-def test_nothing_is_held_for_longer_than_between_two_looks() -> None:
-    """The iterable may wait for a result of this very call."""
-    policy = policy_of_milliseconds(threads=2)
-    policy.is_reading = True
-    assert policy.next_size(1, 1) == 0
-    policy.look(2)
-    assert policy.next_size(1, 1) == 1
-
-
-def test_a_look_takes_note_of_threads_that_have_come() -> None:
-    policy = BatchPolicy(threads=4)
-    threads = []
-    for found in (6, 0, 5):
-        policy.look(found)
-        threads.append(policy.threads)
-    assert threads == [6, 6, 6]
-
-
-def test_what_fills_a_batch_is_not_held() -> None:
-    policy = policy_after(1, 0.001, MOST_NBYTES // 4, threads=2)
-    policy.is_reading = True
-    assert [policy.next_size(n, 1) for n in (3, 4, 5)] == [0, 4, 4]
-
-
-def test_long_tasks_are_not_held() -> None:
-    policy = policy_after(1, WORTH, 0, threads=2)
-    policy.is_reading = True
-    assert [policy.next_size(1, n) for n in range(4)] == [1] * 4
-
-
-def test_what_is_believed_is_held_too() -> None:
-    policy = believer(0.001)
-    policy.is_reading = True
-    assert (policy.next_size(1, 1), policy.holds) == (0, True)
-
-
-def test_while_more_is_read_a_share_is_for_one_flight() -> None:
-    policy = policy_after(1, 0.005, MOST_NBYTES // 8, threads=2)
-    assert [policy.next_size(n, 0) for n in (8, 4)] == [2, 2]
-    policy.is_reading = True
-    assert [policy.next_size(n, 0) for n in (100, 12, 8, 4, 1)] == [8, 6, 4, 2, 1]
-    assert policy.next_size(100, 1) == 8
-
-
-def test_while_more_is_read_a_share_is_worth_a_batch() -> None:
-    policy = policy_of_milliseconds(threads=16)
-    policy.is_reading = True
-    assert policy.next_size(round(LEAST / 0.001), 0) == round(LEAST / 0.001)
-
-
-def test_whoever_reads_sees_what_is_held() -> None:
-    """Either that, or the policy has seen that the reading is over."""
-    seen: list[bool] = []
-
-    class Reader(BatchPolicy):
-        @property
-        def is_reading(self) -> bool:
-            seen.append(self.holds)
-            return True
-
-        @is_reading.setter
-        def is_reading(self, value: bool) -> None: ...
-
-    policy = Reader(2)
-    policy.record(1000, 1.0, 0)
-    assert policy.next_size(1, 1) == 0
-    assert seen == [True]
 
 
 def test_tasks_that_take_no_time_wait_for_a_free_thread() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +31,12 @@ class Noting(BatchPolicy):
 
 
 def new_intake(
-    sharing: Sharing | None = None,
-    policy: BatchPolicy | None = None,
-    wake: Callable[[], object] = lambda: None,
+    sharing: Sharing | None = None, policy: BatchPolicy | None = None
 ) -> Intake:
     def compute(collection: Any) -> Any:
         raise AssertionError("no task takes a dask collection")
 
-    return Intake(sharing, (), compute, policy, wake)
+    return Intake(sharing, (), compute, policy)
 
 
 @pytest.fixture
@@ -93,21 +90,17 @@ def test_the_policy_is_told_of_what_was_read_when_it_is_taken() -> None:
     assert policy.slices == []
 
 
-def test_the_policy_is_told_of_each_slice_of_the_iterable(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_policy_is_told_of_each_slice_of_the_iterable() -> None:
     policy = Noting()
     intake = new_intake(policy=policy)
-    times = iter([10.0, 10.5, 20.0, 30.0, 30.125])
-    monkeypatch.setattr("joblib_distributed.driver.intake.perf_counter", times.__next__)
-    with intake.reading():
-        read(intake, 0, 1, 2)
+    read(intake, 0, 1, 2)
+    intake.note_slice(0.5)
     assert policy.slices == [(3, 0.5)]
-    with intake.reading():
-        pass  # joblib looks for more and finds none: that says nothing of a task.
+    # joblib looks for more and finds none: that says nothing of a task.
+    intake.note_slice(0.25)
     assert policy.slices == [(3, 0.5)]
-    with intake.reading():
-        intake.take(read(intake, 3, 4))
+    intake.take(read(intake, 3, 4))
+    intake.note_slice(0.125)
     assert policy.slices == [(3, 0.5), (2, 0.125)]
     assert policy.reads == [(5, 0)]
 
@@ -115,31 +108,8 @@ def test_the_policy_is_told_of_each_slice_of_the_iterable(
 def test_without_a_policy_nobody_is_told() -> None:
     intake = new_intake()
     items = read(intake, 0, 1)
-    with intake.reading():
-        assert whole(intake.take(items)) == [(PackedTask, 0, 1), (PackedTask, 1, 1)]
-
-
-def test_the_policy_knows_that_tasks_are_being_read() -> None:
-    policy = Noting()
-    intake = new_intake(policy=policy)
-    known = []
-    with intake.reading():
-        known.append(policy.is_reading)
-    known.append(policy.is_reading)
-    with pytest.raises(ZeroDivisionError), intake.reading():
-        _ = 1 // 0
-    assert [*known, policy.is_reading] == [True, False, False]
-
-
-@pytest.mark.parametrize("holds", [True, False])
-def test_what_was_held_is_sent_when_all_is_read(holds: bool) -> None:
-    policy = Noting()
-    woken: list[bool] = []
-    intake = new_intake(policy=policy, wake=lambda: woken.append(policy.is_reading))
-    with intake.reading():
-        policy.holds = holds
-        assert woken == []
-    assert woken == [False] * holds
+    intake.note_slice(0.5)
+    assert whole(intake.take(items)) == [(PackedTask, 0, 1), (PackedTask, 1, 1)]
 
 
 def test_large_data_that_is_new_to_the_store_is_counted_once(sharing: Sharing) -> None:

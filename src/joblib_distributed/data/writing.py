@@ -37,7 +37,7 @@ PART = ".part"
 WRITE_STEP = 2**30
 
 #: Bytes that are written at a time, and read again for their name while they are in a
-#: cache. Smaller pieces let go of the interpreter more often.
+#: cache. Smaller pieces let go of the interpreter more often. A guess.
 COPY_STEP = 2**24
 
 

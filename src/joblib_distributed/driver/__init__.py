@@ -37,5 +37,6 @@ Layout, top to bottom; each imports only what is below it::
     joblib_hooks.py the only module that touches joblib's private names
     refusals.py     what is said when the cluster cannot serve a call; pure
     verdicts.py     what is said of a task that failed for a reason of ours; pure
-    events.py       the events and instructions of call.py; pure
+    events.py       the events and instructions of call.py, and what else the
+                    thread of a call hears; pure
 """

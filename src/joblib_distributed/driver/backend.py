@@ -276,7 +276,7 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
                 self._call.ahead.planned_for = threads
         joblib_hooks.forget_leftovers(self.parallel)
         intake = self._call.intake
-        joblib_hooks.pack_when_read(self.parallel, intake.read, intake.reading)
+        joblib_hooks.pack_when_read(self.parallel, intake.read, intake.note_slice)
         arrived, withheld = self._call.arrived, self._call.withheld
         joblib_hooks.wait_for_results(self.parallel, arrived, withheld)
 

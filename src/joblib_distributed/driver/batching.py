@@ -26,11 +26,6 @@ BOX_PER_THREAD = 0.0032
 #: thread that still is busy: what a batch takes to get there and back, measured.
 LEAST = 0.01
 
-#: Seconds of work that are held back while the tasks that follow are being read and any
-#: thread is busy. Whoever reads pays for each batch, too: three times what it takes. A
-#: guess.
-WORTH = 0.03
-
 #: Batches on their way to, or on, each thread: one that runs, one that waits.
 FLIGHTS = 2
 
@@ -90,10 +85,6 @@ class BatchPolicy:
         self.threads = max(1, threads)
         #: Whether what is known comes from an earlier call.
         self.is_belief = False
-        #: Whether tasks are being read; may be set by another thread.
-        self.is_reading = False
-        #: Whether that is why nothing was to be sent.
-        self.holds = False
         self._tasks = 0.0
         self._seconds = 0.0
         # How long tasks have been running that have not ended, by attempt. Replaced,
@@ -104,14 +95,6 @@ class BatchPolicy:
         self._stored = 0.0
         self._sliced = 0.0
         self._slicing = 0.0
-
-    def look(self, threads: int) -> None:
-        """Take note of the threads that there are; and hold nothing that long.
-
-        Whoever reads may wait for something else all the while.
-        """
-        self.threads = max(self.threads, threads)
-        self.is_reading = False
 
     def record(self, tasks: int, seconds: float, nbytes: int) -> None:
         """Take note of a finished batch.
@@ -270,12 +253,6 @@ class BatchPolicy:
         if in_flight >= self._most:
             return 0
         mean = self.mean or 0.0
-        # 1. It is said, 2. looked whether the reading is over; `Intake.reading` does both
-        # the other way about.
-        self.holds = in_flight > 0 and waiting < int(full) and waiting * mean < WORTH
-        if self.holds and self.is_reading:
-            return 0
-        self.holds = False
         if self.is_belief:  # they may be long this time, and wait for each other
             parts = self.threads - in_flight
             if waiting > parts and waiting * mean < LEAST:
@@ -284,9 +261,6 @@ class BatchPolicy:
         if in_flight >= self.threads and waiting * mean < LEAST:
             return 0
         least = min(LEAST / mean, waiting) if mean > 0 else waiting
-        if self.is_reading and mean > 0:  # there is more to come for the second flight
-            free = max(1, self.threads - in_flight)
-            least = max(least, min(WORTH / mean, -(-waiting // free)))
         share = math.ceil(waiting / self._most)
         return max(1, int(min(full, max(share, least))))
 

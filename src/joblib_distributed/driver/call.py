@@ -110,7 +110,7 @@ class Call:
         self._suspects: deque[Entry] = deque()
         # Tasks whose buffers are being brought to a host, by attempt that lacked them.
         self._held: dict[str, Attempt] = {}
-        self.flights = self._in_flight = Flights(name, policy)
+        self.flights = Flights(name, policy)
         self._handlers: dict[type, Callable[[Any], Iterable[Instruction]]] = {
             Dispatched: self._on_dispatched,
             AttemptFinished: self._on_finished,
@@ -127,7 +127,7 @@ class Call:
     @property
     def in_flight(self) -> frozenset[str]:
         """Keys of the attempts that are out."""
-        return frozenset(self._in_flight)
+        return frozenset(self.flights)
 
     @property
     def undelivered(self) -> int:
@@ -170,9 +170,9 @@ class Call:
         """
         while self._suspects and not self._is_wanted(self._suspects[0]):
             self._suspects.popleft()
-        if self._suspects and not self._in_flight:
-            yield self._in_flight.send([self._suspects.popleft()], solo=True)
-        if self._suspects or self._in_flight.has_solo:
+        if self._suspects and not self.flights:
+            yield self.flights.send([self._suspects.popleft()], solo=True)
+        if self._suspects or self.flights.has_solo:
             return
         for _ in range(SENDS_AT_ONCE):
             if not self._waiting or not self._has_room():
@@ -182,29 +182,29 @@ class Call:
                 return
             batch = self._waiting.take(size)
             if batch:
-                yield self._in_flight.send(batch, solo=False)
+                yield self.flights.send(batch, solo=False)
 
     def _is_wanted(self, entry: Entry) -> bool:
         return entry.delivery.number in self._deliveries
 
     def _has_room(self) -> bool:
-        return self.limit is None or len(self._in_flight) < self.limit
+        return self.limit is None or len(self.flights) < self.limit
 
     @property
     def can_send(self) -> bool:
         """Whether there is something to send, and something that may run it."""
-        if self._over or self._suspects or self._in_flight.has_solo:
+        if self._over or self._suspects or self.flights.has_solo:
             return False
         return bool(self._waiting) and self._has_room() and self._next_size() != 0
 
     def _next_size(self) -> int | None:
         if self._policy is None:
             return None
-        return self._policy.next_size(self._waiting.size, len(self._in_flight))
+        return self._policy.next_size(self._waiting.size, len(self.flights))
 
     def _win(self, attempt: Attempt) -> Iterable[Instruction]:
         """Give up those that race with an attempt whose outcomes are here."""
-        others = self._in_flight.pop_rivals(attempt)
+        others = self.flights.pop_rivals(attempt)
         if others:
             self._strays = True
             yield Release(others)
@@ -217,7 +217,7 @@ class Call:
         if entries and attempt.may_race:
             for entry in entries:
                 entry.worker = ""
-            yield self._in_flight.send(entries, attempt.solo, attempt.race, avoiding)
+            yield self.flights.send(entries, attempt.solo, attempt.race, avoiding)
 
     # ------------------------------------------------------------------------- events
     def _on_dispatched(self, event: Dispatched) -> Iterable[Instruction]:
@@ -229,10 +229,10 @@ class Call:
         return ()
 
     def _on_finished(self, event: AttemptFinished) -> Iterable[Instruction]:
-        attempt = self._in_flight.pop(event.key)
+        attempt = self.flights.pop(event.key)
         if attempt is None:
             return
-        if self.races_stragglers and attempt.yields(event.outcomes, self._in_flight):
+        if self.races_stragglers and attempt.yields(event.outcomes, self.flights):
             yield Release([event.key])
             return
         yield from self._win(attempt)
@@ -311,11 +311,11 @@ class Call:
             self._waiting.put_back(entries)
 
     def _on_killed(self, event: AttemptKilled) -> Iterable[Instruction]:
-        attempt = self._in_flight.pop(event.key)
+        attempt = self.flights.pop(event.key)
         if attempt is None:
             return
         yield Release([event.key])
-        if attempt.rivals(self._in_flight):
+        if attempt.rivals(self.flights):
             return
         if not attempt.solo:
             self._suspects.extend(e for one in attempt.entries for e in one.singles())
@@ -334,12 +334,12 @@ class Call:
             yield from self._deliver_if_complete(entry.delivery)
 
     def _on_lost(self, event: AttemptLost) -> Iterable[Instruction]:
-        attempt = self._in_flight.pop(event.key)
+        attempt = self.flights.pop(event.key)
         if attempt is None:
             return
         yield Release([event.key])
         self._strays = True
-        if attempt.rivals(self._in_flight):
+        if attempt.rivals(self.flights):
             attempt.race.discard(event.key)  # it has cost no worker
             return
         again = []
@@ -352,11 +352,11 @@ class Call:
         self._put_back(again, attempt.solo)
 
     def _on_failed(self, event: AttemptFailed) -> Iterable[Instruction]:
-        attempt = self._in_flight.pop(event.key)
+        attempt = self.flights.pop(event.key)
         if attempt is None:
             return
         yield Release([event.key])
-        if attempt.rivals(self._in_flight):
+        if attempt.rivals(self.flights):
             return
         for entry in attempt.entries:
             if entry.delivery.number in self._deliveries:
@@ -365,7 +365,7 @@ class Call:
     def _on_looked(self, event: Looked) -> Iterable[Instruction]:
         late = []
         for key in event.states:
-            attempt = self._in_flight.get(key)
+            attempt = self.flights.get(key)
             if attempt is None:
                 continue
             finding = self._looks.find(key, attempt, event)
@@ -379,7 +379,7 @@ class Call:
             elif finding is Finding.STRANDED:
                 yield from self._give_up_stranded(key, attempt, event)
             elif finding is Finding.SILENT:
-                if event.silent.issuperset(attempt.rivals(self._in_flight)):
+                if event.silent.issuperset(attempt.rivals(self.flights)):
                     yield from self._race(attempt, frozenset())
             elif finding is Finding.OVERDUE or (
                 finding is Finding.SLOW and self._may_race(attempt)
@@ -390,12 +390,12 @@ class Call:
             yield Recall(late)
 
     def _on_recalled(self, event: Recalled) -> Iterable[Instruction]:
-        attempt = self._in_flight.get(event.key)
+        attempt = self.flights.get(event.key)
         if attempt is None or not 0 < event.kept <= attempt.size + attempt.taken:
             return
-        racing = self._in_flight.rivals(attempt)
+        racing = self.flights.rivals(attempt)
         self._looks.hear(attempt, event)
-        self._in_flight.note_running(event.key, event.seconds)
+        self.flights.note_running(event.key, event.seconds)
         if len(racing) == 1:  # or another worker has what this one has given back
             self._waiting.put_back(attempt.take_back(event.kept))
         if all(each.is_slow for each in racing) and self._may_race(attempt):
@@ -405,16 +405,16 @@ class Call:
         """Whether a slow attempt is to be tried by a thread that idles, too."""
         wanted = self.races_stragglers and attempt.may_race and not attempt.solo
         waits = self._waiting or self._suspects or self._held
-        idle = self._looks.threads - len(self._in_flight)
+        idle = self._looks.threads - len(self.flights)
         return wanted and not waits and idle > 0 and self._has_room()
 
     def _give_up_stranded(
         self, key: str, attempt: Attempt, look: Looked
     ) -> Iterable[Instruction]:
-        self._in_flight.pop(key)
+        self.flights.pop(key)
         yield Release([key])
         self._strays = True
-        if attempt.rivals(self._in_flight):
+        if attempt.rivals(self.flights):
             return
         timeout = self._looks.stranded_timeout
         for entry in attempt.entries:
@@ -437,12 +437,12 @@ class Call:
     def _stop(self) -> Iterable[Instruction]:
         # 1. Queued batches are dropped, 2. running ones interrupted. The worker
         # remembers the call, so a batch that starts in between is refused there.
-        if self._in_flight:
-            yield Release(sorted(self._in_flight))
-        if self._in_flight or self._strays:
+        if self.flights:
+            yield Release(sorted(self.flights))
+        if self.flights or self._strays:
             yield Interrupt()
         self._deliveries.clear()
         self._waiting.clear()
         self._suspects.clear()
         self._held.clear()
-        self._in_flight.clear()
+        self.flights.clear()

@@ -65,6 +65,7 @@ class Flights:
         """Return the seconds after which one that rests on a mere belief is overdue."""
         if self._policy is None or not self._policy.is_belief:
             return math.inf
+        # A look at that very moment would not find it overdue yet.
         return self.due(key) + 0.001
 
     def rivals(self, attempt: Attempt) -> list[Attempt]:

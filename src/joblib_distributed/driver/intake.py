@@ -5,9 +5,7 @@ In whichever thread reads the user's iterable, one at a time.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from time import perf_counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from joblib_distributed.data.host import host_store
@@ -32,8 +30,6 @@ class Intake:
         Has the cluster compute a dask collection; returns the future.
     policy : BatchPolicy or None
         Told what the tasks are like.
-    wake : callable
-        Called when tasks that were held back until more are read may be sent.
     """
 
     def __init__(
@@ -42,11 +38,9 @@ class Intake:
         scatter: Sequence[object],
         compute: Callable[[Any], Any],
         policy: BatchPolicy | None,
-        wake: Callable[[], object],
     ) -> None:
         self._sharing = sharing
         self._policy = policy
-        self._wake = wake
         self.tally = Tally()
         self.inputs = Inputs(compute)
         least = None if sharing is None else sharing.least
@@ -78,25 +72,11 @@ class Intake:
         self._stored += 0 if found else content.nbytes
         return buffer
 
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
-        """Return a context in which joblib reads some tasks, and hands them over."""
-        if self._policy is None:
-            yield
-            return
-        start = perf_counter()
-        self._policy.is_reading = True
-        try:
-            yield
-        finally:
-            # 1. Nothing more is held back; 2. what was is sent. The policy says that it
-            # holds something before it looks at 1.
-            self._policy.is_reading = False
-            if self._policy.holds:
-                self._wake()
-            read, self._sliced = self._packer.count - self._sliced, self._packer.count
-            if read:
-                self._policy.note_slice(read, perf_counter() - start)
+    def note_slice(self, seconds: float) -> None:
+        """Take note of how long joblib took to read tasks, and to hand them over."""
+        read, self._sliced = self._packer.count - self._sliced, self._packer.count
+        if self._policy is not None and read:
+            self._policy.note_slice(read, seconds)
 
     def take(self, items: Sequence[object]) -> list[Tasks]:
         """Return tasks that joblib hands over, as `read` returned them."""

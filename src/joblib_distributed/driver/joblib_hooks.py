@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import joblib.parallel
@@ -43,9 +43,7 @@ class _PackedItems(map):  # type: ignore[type-arg]
 
 
 def pack_when_read(
-    parallel: Any,
-    pack: Callable[[Any], Any],
-    reading: Callable[[], AbstractContextManager[None]],
+    parallel: Any, pack: Callable[[Any], Any], note_slice: Callable[[float], object]
 ) -> None:
     """Have a `Parallel` pack each task as its iterable yields it.
 
@@ -61,8 +59,8 @@ def pack_when_read(
     parallel : joblib.Parallel
     pack : callable
         Takes an item; what it returns takes its place.
-    reading : callable
-        Returns a context for joblib to read some tasks, and hand them over, in.
+    note_slice : callable
+        Told how many seconds joblib took to read some tasks and hand them over.
     """
     dispatch_one_batch = type(parallel).dispatch_one_batch
 
@@ -73,8 +71,11 @@ def pack_when_read(
                 # joblib compares the two to find out that it reads the last tasks.
                 parallel._original_iterator = packed
             items = packed
-        with reading():
+        start = time.perf_counter()
+        try:
             return dispatch_one_batch(parallel, items)
+        finally:
+            note_slice(time.perf_counter() - start)
 
     parallel.dispatch_one_batch = dispatch_packed
 

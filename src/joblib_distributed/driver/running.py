@@ -126,9 +126,7 @@ class RunningCall:
             sharing = sharing._replace(owner=f"{sharing.owner}-{self.id}")
         self._sharing = sharing
         #: Reads the user's iterable.
-        self.intake = Intake(
-            sharing, options.scatter, cluster.compute, policy, wake=self._go_on
-        )
+        self.intake = Intake(sharing, options.scatter, cluster.compute, policy)
         self._ledger = Call(
             call_name(depth, self.id),
             limit,
@@ -305,8 +303,8 @@ class RunningCall:
             self._send_granted(event.send)
             return
         if isinstance(event, Looked):
-            if self.policy is not None:
-                self.policy.look(event.threads if self._ledger.limit is None else 0)
+            if self.policy is not None and self._ledger.limit is None:
+                self.policy.threads = max(self.policy.threads, event.threads)
             self.ahead.follow(event.threads)
         self._obey(lambda: self._ledger.note(event))
         if isinstance(event, Cancelled):
