@@ -62,7 +62,8 @@ RESULT = ".result."
 CAP_SHARE = 0.125
 
 #: Of what is left below the cap, this part may be written before it is counted again:
-#: others write, too. A guess.
+#: others write, too. A guess. Counted each time, a buffer of 1 MB beside 800 others takes
+#: 1.2 ms to put rather than 0.6, measured.
 ROOM_SHARE = 16
 
 
