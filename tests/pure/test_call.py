@@ -1707,6 +1707,16 @@ def test_an_attempt_that_is_lost_while_another_is_out_is_only_released(
     assert call.handle(Cancelled()) == [Interrupt()]
 
 
+def test_what_was_lost_without_a_worker_while_raced_counts_anew() -> None:
+    """Its tasks were out; what they are sent as later has waited for nobody."""
+    call, _ = raced(1)
+    call.handle(looked(103, {key(2): "no-worker"}, 4, sent=100))
+    call.handle(AttemptLost(key(1)))
+    assert call.in_flight == {key(3)}
+    later = [looked(now, {key(3): "processing"}, 0, sent=104) for now in (112, 113, 114)]
+    assert given_up_at(call, later) == 114
+
+
 @pytest.mark.parametrize("order", [(1, 2), (2, 1)])
 def test_what_is_lost_twice_over_is_sent_again_once(order: tuple[int, int]) -> None:
     call, tasks = raced(2)

@@ -757,7 +757,8 @@ class LedgerMachine(RuleBasedStateMachine):
                 gone.append(key)
                 for task in attempt.tasks:
                     task.renewed, task.worker = True, ""
-                attempt.tasks[0].stranded_since = attempt.stranded_since
+                if not self.is_raced(key, gone):
+                    attempt.tasks[0].stranded_since = attempt.stranded_since
                 self.lose_attempt(key, gone)
             elif attempt.stranded_since is not None and (
                 self.now - attempt.stranded_since >= STRANDED_TIMEOUT

@@ -374,7 +374,7 @@ class Call:
                     entry.never_arrived += not attempt.arrived
                 yield from self._on_lost(AttemptLost(key))
             elif finding is Finding.UNTAKEN:
-                attempt.renew()
+                attempt.renew(is_raced=len(self.flights.rivals(attempt)) > 1)
                 yield from self._on_lost(AttemptLost(key))
             elif finding is Finding.STRANDED:
                 yield from self._give_up_stranded(key, attempt, event)

@@ -150,15 +150,16 @@ class Attempt:
         self.taken += _size(left)
         return left
 
-    def renew(self) -> None:
-        """Have its tasks sent anew, to any worker.
+    def renew(self, is_raced: bool) -> None:
+        """Have its tasks sent anew, to any worker; if no other attempt carries them.
 
         The scheduler looks again at a task that no worker takes when a worker joins that
         it was meant for, and at no other.
         """
         for entry in self.entries:
             entry.renewed, entry.worker = True, ""
-        self.entries[0].stranded_since = self.stranded_since
+        if not is_raced:  # else they may be sent much later, for another reason
+            self.entries[0].stranded_since = self.stranded_since
 
     def outcomes(self, reported: Sequence[Outcome]) -> Sequence[Outcome]:
         """Return what was reported of the tasks that it still has."""
