@@ -20,6 +20,8 @@ import joblib_distributed
 from joblib_distributed import Traffic, traffic_of_last_call
 from joblib_distributed.data.host import host_store
 from joblib_distributed.data.store import RESULT
+from joblib_distributed.driver import batching
+from joblib_distributed.driver.batching import MOST_STORED
 from joblib_distributed.driver.cluster import Cluster
 from joblib_distributed.driver.sources import find_cluster
 from joblib_distributed.errors import OptionValueError
@@ -699,18 +701,22 @@ def test_private_copies_of_workers_that_can_have_no_store(
         assert seen.writable
 
 
-def test_large_arguments_are_not_read_far_ahead(backend: object) -> None:
+def test_large_arguments_are_not_read_far_ahead(
+    backend: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Though the tasks are so short that a thousand would go together."""
+    # Nor does it depend on how long this machine takes to read them.
+    monkeypatch.setattr(batching, "SLICE", 3600.0)
     parallel = Parallel()
     ahead: list[int] = []
     start = int.from_bytes(os.urandom(6), "big")  # what a store has does not count
 
     def tasks() -> Iterator[Any]:
-        for i in range(100):
+        for i in range(200):
             ahead.append(i - parallel.n_completed_tasks)
-            yield delayed(np.max)(np.full(500_000, start + i))  # 4 MB
+            yield delayed(np.take)(np.full(500_000, start + i), 0)  # 4 MB
 
-    assert parallel(tasks()) == list(range(start, start + 100))
-    # A batch has 8, which is 32 MB. Each of the two workers has one that runs, one that
-    # is on its way, and one that is being read.
-    assert max(ahead) <= 48
+    assert parallel(tasks()) == list(range(start, start + 200))
+    # A batch has 8, which is 32 MB. Each of the two workers has one that runs and two
+    # that wait, and joblib reads one for each of them.
+    assert max(ahead) <= MOST_STORED // 4_000_000 == 67
