@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import distributed.client
 import distributed.comm
 import joblib
 import pytest
@@ -161,6 +162,32 @@ def test_a_connection_that_is_reset_is_made_anew_without_a_word(
     sessions = own_cluster.scheduler.clients
     wait_until(lambda: name not in sessions, 30, lambda: f"sessions: {list(sessions)}")
     assert client.id in sessions
+
+
+def test_a_connection_that_is_closed_before_it_is_secure_is_tried_again(
+    client: Client, relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tornado then raises what dask does not expect."""
+    result = call_in_thread(client, tmp_path, LONG)
+    before, failed = client.scheduler_comm, []
+    connect = distributed.client.connect
+
+    async def fail_and_connect(*args: Any, **arguments: Any) -> Any:
+        if len(failed) < 2:
+            failed.append(args)
+            raise ValueError("IOStream is not idle; cannot convert to SSL")
+        return await connect(*args, **arguments)
+
+    monkeypatch.setattr(distributed.client, "connect", fail_and_connect)
+    relay.reset()
+    wait_until(
+        lambda: client.status == "running" and client.scheduler_comm is not before,
+        30,
+        lambda: f"the client is {client.status}",
+    )
+    assert len(failed) == 2
+    mark(str(tmp_path), "go")
+    assert result() == [0, 10, 20, 30]
 
 
 def test_a_client_without_what_it_rests_on_is_left_alone() -> None:

@@ -458,3 +458,19 @@ def test_a_connection_that_is_new_has_its_own_time(clock: FakeTime) -> None:
         assert lives == [True, True, False]
 
     run(scene())
+
+
+@pytest.mark.parametrize("error", [OSError("reset"), ValueError("not idle")])
+def test_whatever_ends_a_connection_is_an_error_of_the_connection(
+    error: Exception,
+) -> None:
+    """Tornado gives the second where it ends before the TLS handshake begins."""
+
+    class Client:
+        scheduler_comm = None
+
+    async def lose() -> None:
+        raise error
+
+    with pytest.raises(OSError, match=str(error)):
+        asyncio.run(looks.ask(Client(), lose))

@@ -15,6 +15,7 @@ from typing import Any
 
 from joblib_distributed.data.payload import pack_invocation
 from joblib_distributed.driver import refusals
+from joblib_distributed.driver.losses import LOST
 from joblib_distributed.worker.probe import describe_worker
 
 #: Seconds a worker may take to answer what is asked outside of tasks. One that does not
@@ -71,7 +72,7 @@ async def _ask_worker(client: Any, address: str) -> object:
             workers=[address],
             on_error="return",
         )
-    except (OSError, RuntimeError) as error:
+    except (RuntimeError, *LOST) as error:
         return error
     return answers.get(address)
 
@@ -99,5 +100,5 @@ def check_names(client: Any, names: Iterable[str], address: str) -> None:
             client.nthreads([name])
         except socket.gaierror as error:
             raise refusals.unknown_host(name, error) from error
-        except (OSError, RuntimeError) as error:
+        except (RuntimeError, *LOST) as error:
             raise refusals.no_answer(address, error) from error

@@ -48,6 +48,7 @@ from joblib_distributed.driver.events import (
 from joblib_distributed.driver.fetching import fetch
 from joblib_distributed.driver.keys import has_idle_thread
 from joblib_distributed.driver.known import Durations, known_of
+from joblib_distributed.driver.losses import LOST
 from joblib_distributed.driver.reach import Reach
 from joblib_distributed.driver.supplier import HostSupplied, Place, Supplier
 from joblib_distributed.driver.turns import Turns
@@ -69,7 +70,7 @@ _AS_IS = contextlib.nullcontext()
 #: errors of time are no `OSError`.
 _CONNECTION_ERRORS = (
     asyncio.CancelledError,
-    OSError,
+    *LOST,
     asyncio.TimeoutError,
     distributed.TimeoutError,
     concurrent.futures.CancelledError,
@@ -377,7 +378,7 @@ class Cluster:
         self, buffers: Mapping[str, Buffer], sharing: Sharing
     ) -> HostSupplied:
         said = self.client.run(report_missing, tuple(buffers), sharing, on_error="ignore")
-        with contextlib.suppress(asyncio.TimeoutError, OSError, RuntimeError):
+        with contextlib.suppress(asyncio.TimeoutError, RuntimeError, *LOST):
             answers = await asyncio.wait_for(said, checks.ANSWER_TIMEOUT)
             missing = map(unpack_missing, answers.values())
             return await self._supplier().spread(missing, buffers, sharing.temp_folder)
@@ -412,7 +413,7 @@ class Cluster:
             pickle.loads, pack_invocation(interrupt_call, *names), on_error="ignore"
         )
         # A worker that does not answer is frozen or gone; the client may be, too.
-        with contextlib.suppress(asyncio.TimeoutError, OSError, RuntimeError):
+        with contextlib.suppress(asyncio.TimeoutError, RuntimeError, *LOST):
             await asyncio.wait_for(said, checks.ANSWER_TIMEOUT)
 
     def restore(self) -> None:

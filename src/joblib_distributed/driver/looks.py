@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from joblib_distributed.driver.heartbeats import Heartbeats
+from joblib_distributed.driver.losses import LOST
 
 #: Seconds that a scheduler may take to answer before its connection counts as dead: one
 #: that is cut without a word looks like one that is silent. A guess: far above what a
@@ -76,7 +77,7 @@ async def look(
         found: Look = await ask(
             client, lambda: _ask(client, keys, heartbeats, frozen_after)
         )
-    except (AttributeError, KeyError, OSError, RuntimeError):
+    except (AttributeError, KeyError, RuntimeError, *LOST):
         return None  # the connection's own end is noticed elsewhere
     if not _arrives(comm, keys, found.states):
         _end(client, comm)
@@ -131,7 +132,12 @@ async def ask(client: Any, question: Callable[[], Awaitable[Any]]) -> Any:
     if asking.cancelled():
         raise OSError("the connection to the scheduler was given up")
     if asking.done():
-        return asking.result()
+        try:
+            return asking.result()
+        except LOST as error:
+            if isinstance(error, OSError):
+                raise
+            raise OSError(f"the connection to the scheduler was lost: {error}") from error
     asking.cancel()
     if comm is not None:
         _end(client, comm)
@@ -175,7 +181,7 @@ async def _ask(
     threads = sum((await client.nthreads()).values())
     silent: frozenset[str] = frozenset()
     # Whoever cannot be told of does not keep the rest from being told.
-    with contextlib.suppress(AttributeError, KeyError, OSError, RuntimeError):
+    with contextlib.suppress(AttributeError, KeyError, RuntimeError, *LOST):
         silent = await _silent_attempts(client, states, heartbeats, frozen_after)
     return Look(states, threads, silent)
 
@@ -199,7 +205,7 @@ async def _silent_attempts(
         paused = [address for address, name in status.items() if name == "paused"]
         if paused and "running" in status.values():
             # Nor do they keep those from being found that are frozen.
-            with contextlib.suppress(AttributeError, KeyError, OSError, RuntimeError):
+            with contextlib.suppress(AttributeError, KeyError, RuntimeError, *LOST):
                 found |= await _held_up(client, states, paused)
     return found
 

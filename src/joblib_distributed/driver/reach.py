@@ -12,6 +12,7 @@ import weakref
 from typing import Any
 
 from joblib_distributed.data.transfer import CHUNK_TIMEOUT
+from joblib_distributed.driver.losses import LOST
 
 #: Seconds in which a worker that can be reached without the scheduler answers. A guess.
 DIRECT_TIMEOUT = 3.0
@@ -71,7 +72,12 @@ class Reach:
         if not done:
             asking.cancel()
             raise asyncio.TimeoutError(f"{address} has not answered to {operation}")
-        return asking.result()
+        try:
+            return asking.result()
+        except LOST as error:
+            if isinstance(error, OSError):
+                raise
+            raise OSError(f"the connection to {address} was lost: {error}") from error
 
     async def is_member(self, address: str) -> bool:
         """Whether there is a worker with this address."""
@@ -95,5 +101,5 @@ class Reach:
             asked = self._client.rpc(address).identity()
             await asyncio.wait_for(asked, DIRECT_TIMEOUT)
             self._is_direct[address] = True, math.inf
-        except (OSError, asyncio.TimeoutError):
+        except (asyncio.TimeoutError, *LOST):
             self._is_direct[address] = False, time.monotonic() + INDIRECT_FOR

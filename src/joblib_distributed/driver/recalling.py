@@ -20,6 +20,7 @@ from joblib_distributed.driver import looks
 from joblib_distributed.driver.checks import ANSWER_TIMEOUT
 from joblib_distributed.driver.events import Recalled
 from joblib_distributed.driver.heartbeats import Heartbeats
+from joblib_distributed.driver.losses import LOST
 from joblib_distributed.worker.recall import recall as recall_here
 
 #: Workers that are asked at a time; the next look asks others. A guess.
@@ -27,7 +28,7 @@ ASKED_AT_ONCE = 100
 
 
 #: What asking comes to if the connection, or the whole client, is closed.
-_GONE = (AttributeError, KeyError, OSError, RuntimeError)
+_GONE = (AttributeError, KeyError, RuntimeError, *LOST)
 
 
 class Recaller:

@@ -17,6 +17,8 @@ from typing import Any
 
 import distributed.comm
 
+from joblib_distributed.driver.losses import LOST
+
 #: Seconds that one try to connect may take; dask's own tries come less and less often.
 #: A guess.
 TRY_TIMEOUT = 5.0
@@ -28,15 +30,19 @@ PAUSE = 0.1
 LONGEST = 1e6
 
 #: What a client must have for this.
-_NAMES = ("id", "_pending_msg_buffer", "_timeout", "status", "connection_args")
+_NAMES = (
+    "id", "_pending_msg_buffer", "_timeout", "status", "connection_args",
+    "_ensure_connected",
+)  # fmt: skip
 
 
 def reconnect_for(client: Any, seconds: float) -> None:
     """Have a client look for a scheduler that it has lost for so many seconds.
 
-    Rests on ``Client._reconnect`` being awaited when the connection is lost, on ``id``,
-    ``_pending_msg_buffer``, ``_timeout``, ``status`` and ``connection_args`` (distributed
-    2025.9 to 2026.8). Without them, it looks for as long as dask does.
+    Rests on ``Client._reconnect`` being awaited when the connection is lost, on its
+    trying by ``_ensure_connected(timeout)``, and on ``id``, ``_pending_msg_buffer``,
+    ``_timeout``, ``status`` and ``connection_args`` (distributed 2025.9 to 2026.8).
+    Without them, it looks for as long as dask does.
     """
     reconnect = getattr(type(client), "_reconnect", None)
     if reconnect is None or not all(hasattr(client, name) for name in _NAMES):
@@ -64,7 +70,19 @@ def reconnect_for(client: Any, seconds: float) -> None:
             client._timeout = before
             is_back.set()
 
+    ensure_connected = type(client)._ensure_connected
+
+    async def ensure_connected_or_lost(timeout: float | None = None) -> None:
+        # dask would stop trying, and leave the client as it is, for ever.
+        try:
+            await ensure_connected(client, timeout=timeout)
+        except LOST as error:
+            if isinstance(error, OSError):
+                raise
+            raise OSError(f"the connection was lost: {error}") from error
+
     client._reconnect = reconnect_patiently
+    client._ensure_connected = ensure_connected_or_lost
 
 
 def wait_until_back(client: Any) -> None:
@@ -90,7 +108,7 @@ async def _wait_for_scheduler(client: Any, seconds: float, deadline: float) -> N
         # Its own timeout does not end when somebody accepts, and then says nothing.
         await asyncio.wait({trying}, timeout=timeout + 1)
         if trying.done():
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(*LOST):
                 trying.result().abort()
                 return
         trying.cancel()
