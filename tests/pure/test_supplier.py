@@ -73,13 +73,18 @@ class Hosts:
     async def ask(self, address: str, operation: str, **message: Any) -> Any:
         assert operation == TAKE
         assert message["temp_folder"] == FOLDER
-        self.asked.append((address, message["start"]))
+        is_given_up = not {"chunk", "source"} & set(message)
+        if not is_given_up:
+            self.asked.append((address, message["start"]))
         self.knocked.set()
         self._now += 1
         self.most = max(self.most, self._now)
         try:
             await self.gate.wait()
             await asyncio.sleep(0)
+            if is_given_up:
+                self._coming.pop(message["transfer"], None)
+                return Arrival.NO_SOURCE.value
             harm = self.harm(address, message.get("source", DRIVER), message["start"])
             return self.take(address, **message) if harm is ... else harm
         finally:
@@ -125,6 +130,10 @@ class Hosts:
     def read(self, source: str, name: str, start: int, end: int) -> bytearray | None:
         found = self.held.get(source, {}).get(name)
         return None if found is None else found[start:end]
+
+    def assert_nothing_is_coming(self) -> None:
+        """No host keeps room for a part of a buffer."""
+        assert self._coming == {}
 
     def have(self, buffer: Buffer, *places: Place) -> bool:
         return all(self.held[p.address][buffer.name] == buffer.view for p in places)
@@ -374,6 +383,28 @@ def test_a_holder_that_is_gone_is_not_waited_for() -> None:
     run(work())
 
 
+def test_a_host_is_told_that_its_source_is_gone() -> None:
+    """Or it would keep the room for what is not going to come."""
+
+    async def work() -> None:
+        hosts = Hosts()
+        supplier = Supplier(hosts.ask, hosts.is_member)
+        await supply(supplier, A)
+
+        def lose_source(address: str, source: str, start: int) -> Any:
+            if start == 500:
+                hosts.gone.add(A.address)
+            return ...
+
+        hosts.harm = lose_source
+        assert await supply(supplier, B) == BY_DRIVER
+        assert hosts.have(BUFFER, B)
+        hosts.assert_nothing_is_coming()
+        await assert_idle(supplier)
+
+    run(work())
+
+
 def test_a_holder_whose_copy_is_not_what_its_name_says_is_replaced() -> None:
     async def work() -> None:
         hosts = Hosts()
@@ -458,6 +489,7 @@ def test_a_host_that_does_not_answer_for_one_chunk_is_asked_for_no_more() -> Non
         for _ in range(100):  # whatever else would be asked for
             await asyncio.sleep(0)
         assert (A.address, 900) not in hosts.asked
+        hosts.assert_nothing_is_coming()
         await assert_idle(supplier)
 
     run(work())

@@ -273,6 +273,19 @@ def test_a_source_that_fails_is_reported_and_nothing_left(
     run(work())
 
 
+@pytest.mark.parametrize("chunks", [0, 1])
+def test_a_transfer_is_given_up_when_the_driver_says_so(folder: str, chunks: int) -> None:
+    async def work() -> None:
+        target = Target(folder)
+        for start in range(0, 100 * chunks, 100):
+            assert await target.take(start, start + 100) == "part"
+        assert await target.take(0, 0, chunk=None) == "no source"
+        target.assert_nothing_left()
+        assert await target.take(100, 200) == "unexpected"
+
+    run(work())
+
+
 def test_a_source_that_does_not_answer_is_given_up(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,8 +11,9 @@ joblib_distributed.worker.supplies : the other end.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from distributed.protocol import to_serialize
@@ -32,6 +33,10 @@ LANES = 2
 #: if it does not answer.
 Ask = Callable[..., Awaitable[Any]]
 
+
+#: Has a host take a chunk, given its start and end in bytes. Without any bytes, the host
+#: gives the transfer up.
+Take = Callable[[int, int], Awaitable[Arrival]]
 
 #: Tells whether there is a worker with an address.
 IsMember = Callable[[str], Awaitable[bool]]
@@ -139,9 +144,12 @@ class Supplier:
 
     def _start(self) -> None:
         for transfer in self._directory.start():
-            task = asyncio.create_task(self._carry_out(transfer))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._run(self._carry_out(transfer))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     async def _carry_out(self, transfer: Transfer) -> None:
         try:
@@ -177,8 +185,17 @@ class Supplier:
             del self._buffers[transfer.name]
 
     async def _carry(self, transfer: Transfer) -> Arrival:
-        """Have the host take the chunks; the first tells it what is coming."""
         take = self._taker(transfer)
+        try:
+            return await self._carry_chunks(transfer, take)
+        except Exception:
+            # A host that can still be reached is not to keep the room for long. Who waits
+            # for the buffer does not wait for this, too.
+            self._run(_give_up(take))
+            raise
+
+    async def _carry_chunks(self, transfer: Transfer, take: Take) -> Arrival:
+        """Have the host take the chunks; the first tells it what is coming."""
         left = iter(pieces(size_of(transfer.name)))
         arrival = await take(*next(left))
 
@@ -197,7 +214,7 @@ class Supplier:
         told = (a for a in ended if a not in (Arrival.PART, Arrival.UNEXPECTED))
         return next(told, Arrival.UNEXPECTED)
 
-    def _taker(self, transfer: Transfer) -> Callable[[int, int], Awaitable[Arrival]]:
+    def _taker(self, transfer: Transfer) -> Take:
         """Return what has one and the same worker take each chunk."""
         number = uuid.uuid4().hex
         place = self._places[transfer.host]
@@ -205,17 +222,21 @@ class Supplier:
 
         source = None if transfer.source == DRIVER else self._places[transfer.source]
 
-        def content(start: int, end: int) -> dict[str, object]:
+        async def content(start: int, end: int) -> dict[str, object]:
+            if end <= start:
+                return {}
             if source is None:
                 return {"chunk": to_serialize(view[start:end])}
-            return {"source": source.address, "source_folder": source.temp_folder}
+            if await self._is_member(source.address):
+                return {"source": source.address, "source_folder": source.temp_folder}
+            return {}
 
         async def take(start: int, end: int) -> Arrival:
             # Or a connection to a worker that is gone would be tried for half a minute.
             if not await self._is_member(place.address):
                 return Arrival.UNEXPECTED
-            if source is not None and not await self._is_member(source.address):
-                return Arrival.NO_SOURCE
+            # Without any, it is told to give up.
+            given = await content(start, end)
             arrival = await self._ask(
                 place.address,
                 TAKE,
@@ -224,7 +245,7 @@ class Supplier:
                 start=start,
                 end=end,
                 temp_folder=place.temp_folder,
-                **content(start, end),
+                **given,
             )
             return Arrival(arrival)
 
@@ -239,6 +260,11 @@ def _together(supplied: Iterable[HostSupplied]) -> HostSupplied:
         sum(one.by_driver for one in listed),
         sum(one.by_hosts for one in listed),
     )
+
+
+async def _give_up(take: Take) -> None:
+    with contextlib.suppress(Exception):  # then it gives up by itself, later
+        await take(0, 0)
 
 
 async def _all_or_none(lanes: list[Any]) -> list[Arrival]:

@@ -64,7 +64,7 @@ class Supplies:
         end: int,
         temp_folder: str | None,
         chunk: Any = None,
-        source: str | None = None,
+        source: str = "",
         source_folder: str | None = None,
     ) -> str:
         """Put a chunk of a buffer into this host's store; return its `Arrival`.
@@ -81,12 +81,15 @@ class Supplies:
         temp_folder : str or None
             joblib's.
         chunk : bytes-like, optional
-            Its content.
+            Its content. With neither this nor `source`, the transfer is given up.
         source : str, optional
             Address of the worker to read it from instead.
         source_folder : str, optional
             joblib's ``temp_folder`` there.
         """
+        if chunk is None and not source:
+            self._drop(transfer)
+            return Arrival.NO_SOURCE.value
         if start == 0:
             try:
                 incoming = await offload(lambda: Incoming(host_store(temp_folder), name))
@@ -107,10 +110,10 @@ class Supplies:
         return await self._write(transfer, incoming_or_none, start, content)
 
     async def _ask_for(
-        self, source: str | None, name: str, start: int, end: int, folder: str | None
+        self, source: str, name: str, start: int, end: int, folder: str | None
     ) -> Any:
         worker = self._worker()
-        if worker is None or source is None:
+        if worker is None:
             return None
         read = getattr(worker.rpc(source), READ)
         with contextlib.suppress(Exception):  # whatever it raised is raised here, too
