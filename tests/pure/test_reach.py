@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 from collections.abc import Coroutine
 from typing import Any
@@ -140,5 +141,35 @@ def test_one_that_cannot_be_reached_is_not_probed_for_a_while(clock: FakeTime) -
         client.worker.answers.set()
         await probed(workers)
         assert await asked(workers) == DIRECTLY
+
+    run(test())
+
+
+def test_an_error_that_nobody_waits_for_any_more_is_not_logged(clock: FakeTime) -> None:
+    async def test() -> None:
+        client = FakeClient()
+        asked, failing = asyncio.Event(), asyncio.Event()
+        logged: list[Any] = []
+
+        async def fail(msg: object, worker: str) -> str:
+            asked.set()
+            await failing.wait()
+            raise OSError("gone")
+
+        client.scheduler.proxy = fail  # type: ignore[method-assign]
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: logged.append(context)
+        )
+        asking = asyncio.create_task(Reach(client).ask(ADDRESS, "look", at=1))
+        await asked.wait()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        failing.set()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        del asking
+        gc.collect()
+        assert logged == []
 
     run(test())

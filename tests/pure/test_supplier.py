@@ -14,6 +14,7 @@ from joblib_distributed.data import transfer
 from joblib_distributed.data.buffers import name_of, size_of
 from joblib_distributed.data.store import Buffer
 from joblib_distributed.data.transfer import Arrival
+from joblib_distributed.driver import supplier as module
 from joblib_distributed.driver.supplier import LANES, HostSupplied, Place, Supplier
 from joblib_distributed.driver.supply import DRIVER, DRIVER_TRANSFERS
 from joblib_distributed.worker.supplies import TAKE
@@ -65,6 +66,9 @@ class Hosts:
         self.gate = asyncio.Event()
         self.gate.set()
         self.knocked = asyncio.Event()
+        #: What comes from it is never answered.
+        self.stuck: str | None = None
+        self.is_stuck = asyncio.Event()
         #: The most chunks that were under way at a time.
         self.most = 0
         self._now = 0
@@ -85,6 +89,10 @@ class Hosts:
             if is_given_up:
                 self._coming.pop(message["transfer"], None)
                 return Arrival.NO_SOURCE.value
+            if message.get("source", DRIVER) == self.stuck:
+                self._coming.setdefault(message["transfer"], (bytearray(), []))
+                self.is_stuck.set()
+                await asyncio.Event().wait()
             harm = self.harm(address, message.get("source", DRIVER), message["start"])
             return self.take(address, **message) if harm is ... else harm
         finally:
@@ -400,6 +408,46 @@ def test_a_host_is_told_that_its_source_is_gone() -> None:
         assert await supply(supplier, B) == BY_DRIVER
         assert hosts.have(BUFFER, B)
         hosts.assert_nothing_is_coming()
+        await assert_idle(supplier)
+
+    run(work())
+
+
+def test_a_source_that_goes_while_it_is_tried_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever takes from it goes on trying to connect for half a minute."""
+    monkeypatch.setattr(module, "LOOK_INTERVAL", 0.001)
+
+    async def work() -> None:
+        hosts = Hosts()
+        supplier = Supplier(hosts.ask, hosts.is_member)
+        await supply(supplier, A)
+        hosts.stuck = A.address
+        supplying = asyncio.create_task(supply(supplier, B))
+        await hosts.is_stuck.wait()
+        hosts.gone.add(A.address)
+        assert await supplying == BY_DRIVER
+        assert hosts.have(BUFFER, B)
+        hosts.assert_nothing_is_coming()
+        await assert_idle(supplier)
+
+    run(work())
+
+
+def test_a_host_that_goes_while_it_is_asked_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "LOOK_INTERVAL", 0.001)
+
+    async def work() -> None:
+        hosts = Hosts()
+        supplier = Supplier(hosts.ask, hosts.is_member)
+        hosts.stuck = DRIVER
+        supplying = asyncio.create_task(supply(supplier, A))
+        await hosts.is_stuck.wait()
+        hosts.gone.add(A.address)
+        assert (await supplying).arrival is Arrival.UNEXPECTED
         await assert_idle(supplier)
 
     run(work())

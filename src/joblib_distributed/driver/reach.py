@@ -66,6 +66,7 @@ class Reach:
                 msg={"op": operation, **message}, worker=address
             )
         asking = asyncio.ensure_future(asked)
+        asking.add_done_callback(_retrieve)
         # Not by `wait_for`: cancelled, the engine first sends what is on its way, which a
         # frozen worker never takes.
         done, _ = await asyncio.wait({asking}, timeout=CHUNK_TIMEOUT)
@@ -103,3 +104,9 @@ class Reach:
             self._is_direct[address] = True, math.inf
         except (asyncio.TimeoutError, *LOST):
             self._is_direct[address] = False, time.monotonic() + INDIRECT_FOR
+
+
+def _retrieve(asking: asyncio.Future[Any]) -> None:
+    """Take the error of what nobody waits for any more, or asyncio would log it."""
+    if not asking.cancelled():
+        asking.exception()

@@ -29,6 +29,10 @@ from joblib_distributed.worker.supplies import TAKE
 #: is written. A guess.
 LANES = 2
 
+#: Seconds between two looks whether a source is still there while a chunk comes from it.
+#: A guess: far above what a chunk takes.
+LOOK_INTERVAL = 1.0
+
 #: Asks a worker, by address, for an operation; raises `OSError` or `asyncio.TimeoutError`
 #: if it does not answer.
 Ask = Callable[..., Awaitable[Any]]
@@ -222,22 +226,13 @@ class Supplier:
 
         source = None if transfer.source == DRIVER else self._places[transfer.source]
 
-        async def content(start: int, end: int) -> dict[str, object]:
-            if end <= start:
-                return {}
-            if source is None:
-                return {"chunk": to_serialize(view[start:end])}
-            if await self._is_member(source.address):
-                return {"source": source.address, "source_folder": source.temp_folder}
-            return {}
-
-        async def take(start: int, end: int) -> Arrival:
-            # Or a connection to a worker that is gone would be tried for half a minute.
-            if not await self._is_member(place.address):
-                return Arrival.UNEXPECTED
-            # Without any, it is told to give up.
-            given = await content(start, end)
-            arrival = await self._ask(
+        def ask(start: int, end: int) -> Awaitable[Any]:
+            content: dict[str, object] = {}  # it is told to give up
+            if source is not None and end > start:
+                content = {"source": source.address, "source_folder": source.temp_folder}
+            elif end > start:
+                content = {"chunk": to_serialize(view[start:end])}
+            return self._ask(
                 place.address,
                 TAKE,
                 transfer=number,
@@ -245,9 +240,30 @@ class Supplier:
                 start=start,
                 end=end,
                 temp_folder=place.temp_folder,
-                **given,
+                **content,
             )
-            return Arrival(arrival)
+
+        async def has_lost(start: int, end: int) -> Arrival | None:
+            if not await self._is_member(place.address):
+                return Arrival.UNEXPECTED
+            if source is None or end == start or await self._is_member(source.address):
+                return None
+            return await take(0, 0)
+
+        async def take(start: int, end: int) -> Arrival:
+            # Or connections to a worker that is gone would be tried for half a minute.
+            lost = await has_lost(start, end)
+            if lost is not None:
+                return lost
+            asking = asyncio.ensure_future(ask(start, end))
+            try:
+                while not (await asyncio.wait({asking}, timeout=LOOK_INTERVAL))[0]:
+                    lost = await has_lost(start, end)
+                    if lost is not None:
+                        return lost
+                return Arrival(asking.result())
+            finally:
+                asking.cancel()
 
         return take
 
