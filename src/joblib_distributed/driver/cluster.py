@@ -57,10 +57,6 @@ from joblib_distributed.worker.buffers import report_missing
 from joblib_distributed.worker.interrupt import interrupt_call
 from joblib_distributed.worker.run import run_batch
 
-#: How often the scheduler is asked. The first answer that fails to come may be the first
-#: that is heard of a lost connection. A guess.
-TRIES = 3
-
 _WITHOUT_ADVICE = functools.partial(
     embedded.settings, {"distributed.admin.large-graph-warning-threshold": "1 PiB"}
 )
@@ -233,19 +229,14 @@ class Cluster:
 
     def _ask(self, method: Callable[[], Any]) -> Any:
         """Return what the client is told; if its connection is lost, when it is back."""
-        failed: Exception | None = None
-        for _ in range(TRIES):
-            try:
-                return asyncio.run_coroutine_threadsafe(
-                    looks.ask(self.client, method), self.client.loop.asyncio_loop
-                ).result()
-            except (OSError, RuntimeError) as error:
-                failed = error
-            if self.closed:
-                raise refusals.closed() from failed
-            reconnecting.wait_until_back(self.client)
-        assert failed is not None, "it is tried at least once"
-        raise refusals.no_answer(self._address, failed) from failed
+        return self._insist(
+            lambda: asyncio.run_coroutine_threadsafe(
+                looks.ask(self.client, method), self.client.loop.asyncio_loop
+            ).result()
+        )
+
+    def _insist(self, act: Callable[[], Any]) -> Any:
+        return reconnecting.insist(self.client, act, lambda: self.closed, self._address)
 
     # ------------------------------------------------------------------------- attempts
     def send(

@@ -13,15 +13,24 @@ import threading
 import time
 import uuid
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import distributed.comm
 
+from joblib_distributed.driver import refusals
 from joblib_distributed.driver.losses import LOST
 
 #: Seconds that one try to connect may take; dask's own tries come less and less often.
 #: A guess.
 TRY_TIMEOUT = 5.0
+
+#: How often the scheduler is asked, and for how many seconds, at least, before it counts
+#: as gone. A client keeps connections in stock: when the scheduler dies all of them do,
+#: and each question may find out about one, before the client hears that its own has
+#: ended. Guesses.
+TRIES = 3
+INSIST_FOR = 10.0
 
 #: Seconds between two tries of which the first was refused at once. A guess.
 PAUSE = 0.1
@@ -122,3 +131,31 @@ async def _wait_for_scheduler(client: Any, seconds: float, deadline: float) -> N
         # Mostly a try takes its time; one with the wrong certificate fails at once, and
         # would be repeated without end.
         await asyncio.sleep(PAUSE)
+
+
+def insist(
+    client: Any, act: Callable[[], Any], is_closed: Callable[[], bool], address: str
+) -> Any:
+    """Return what `act` does; if the connection is lost, when it is back.
+
+    Raises
+    ------
+    ClusterClosedError
+        If the client is closed, as `is_closed` says.
+    SchedulerUnreachableError
+        If the scheduler, at `address`, does not answer for long.
+    """
+    began, tries = time.monotonic(), 0
+    while True:
+        try:
+            return act()
+        except (OSError, RuntimeError) as error:
+            failed = error
+        tries += 1
+        if is_closed():
+            raise refusals.closed() from failed
+        if tries >= TRIES and time.monotonic() - began >= INSIST_FOR:
+            raise refusals.no_answer(address, failed) from failed
+        wait_until_back(client)
+        # The client may not have heard of it yet, and there is nothing to wait for.
+        time.sleep(PAUSE)
