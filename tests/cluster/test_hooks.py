@@ -816,6 +816,32 @@ def test_the_client_says_when_it_has_lost_its_scheduler(own_client: Client) -> N
     own_client._timeout = 10  # it is closed again by the fixture
 
 
+def test_the_client_tries_by_a_method_that_can_be_replaced(own_client: Client) -> None:
+    """Live: it goes on after an `OSError` of it, and is connected when it succeeds."""
+    why = because("Client._ensure_connected", "reconnecting.reconnect_for")
+    ensure_connected = getattr(Client, "_ensure_connected", None)
+    assert ensure_connected is not None, why
+    tries: list[float | None] = []
+
+    async def fail_once(timeout: float | None = None) -> None:
+        tries.append(timeout)
+        if len(tries) == 1:
+            raise OSError("the connection was lost")
+        await ensure_connected(own_client, timeout=timeout)
+
+    before = own_client.scheduler_comm
+    own_client._ensure_connected = fail_once
+    on_loop(own_client, before.abort)
+    wait_until(
+        lambda: (
+            own_client.status == "running" and own_client.scheduler_comm is not before
+        ),
+        30,
+        lambda: why,
+    )
+    assert len(tries) == 2, why
+
+
 def test_the_scheduler_is_found_as_the_client_finds_it(own_client: Client) -> None:
     async def connect() -> bool:
         comm = await distributed.comm.connect(
