@@ -36,6 +36,7 @@ class Counted:
 
 @pytest.fixture
 def is_read(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
+    forget_own_names()
     counted = Counted()
     if not counted.names.can_watch:
         pytest.skip("this system cannot tell what was written to")
@@ -48,6 +49,18 @@ def is_read(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
     yield counted
     assert counted.names._watch is not None
     counted.names._watch.close()
+
+
+def forget_own_names() -> None:
+    """Have nothing watched by the names that other tests of this process have used.
+
+    Memory is watched by one of them at a time, also after its array is gone: what the
+    allocator keeps may hold the arrays of these tests.
+    """
+    own = watching.names()._watch
+    if own is not None:
+        own.close()
+    watching._names = None
 
 
 def watched(is_read: Counted, size: int = SIZE) -> np.ndarray[tuple[int], np.dtype]:
@@ -223,6 +236,26 @@ def test_only_the_last_buffers_are_remembered(
     assert len(is_read.names._records) == 3
     assert not is_read(arrays[1])
     assert [is_read(arrays[0]) for _ in range(3)] == [True, True, False]
+
+
+def test_memory_that_somebody_else_watches_is_read(is_read: Counted) -> None:
+    other = Names()
+    array = np.ones(SIZE, "u1")
+    for _ in range(4):
+        other.name_of(memoryview(array))
+    assert [is_read(array) for _ in range(4)] == [True] * 4
+    assert other._watch is not None
+    other._watch.close()
+
+
+def test_what_was_watched_by_names_of_before_does_not_matter(is_read: Counted) -> None:
+    """Of the fixture: an array at the same address, as the allocator gives it."""
+    memory = private()
+    for _ in range(4):
+        watching.names().name_of(memoryview(memory))
+    forget_own_names()
+    assert [is_read(memory) for _ in range(4)] == [True, True, False, False]
+    memory.close()
 
 
 def test_a_fork_reads_for_itself(is_read: Counted) -> None:
