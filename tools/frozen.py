@@ -18,7 +18,6 @@ import signal
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,13 +40,18 @@ UNDISTURBED = 3
 
 DEADLINE = 60
 
+#: A link whose target is the process that was frozen: it is made with its content.
+FROZEN = "frozen"
+
 
 def nap(folder: str, number: int, last: int, seconds: float) -> int:
-    if number == last:
-        Path(folder, f"began-{os.getpid()}").touch()
-    time.sleep(seconds)
-    if number == last:
-        Path(folder, f"ended-{os.getpid()}").touch()
+    """Take so long; if there is a folder, the last task once freezes its worker."""
+    time.sleep(seconds / 2)
+    if folder and number == last:
+        with contextlib.suppress(FileExistsError):
+            Path(folder, FROZEN).symlink_to(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(seconds / 2)
     return 2 * number
 
 
@@ -62,40 +66,16 @@ def call(folder: str, tasks: int, seconds: float) -> float:
     return took
 
 
-class Freezer(threading.Thread):
-    """Freezes whoever first begins the last task, when it does."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(daemon=True)
-        self._folder = folder
-        self.pid = 0
-
-    def run(self) -> None:
-        wait_until(self._freeze, DEADLINE, lambda: "the last task was not begun")
-
-    def _freeze(self) -> bool:
-        for path in self._folder.glob("began-*"):
-            self.pid = int(path.name.removeprefix("began-"))
-            os.kill(self.pid, signal.SIGSTOP)
-            return True
-        return False
-
-
 def frozen(client: Client, tasks: int, seconds: float) -> float:
     """Run the call, and freeze the worker that has the last task; return the seconds."""
     addresses = {pid: address for address, pid in client.run(os.getpid).items()}
     with tempfile.TemporaryDirectory(prefix="joblib-distributed-frozen-") as folder:
-        freezer = Freezer(Path(folder))
-        freezer.start()
         try:
             took = call(folder, tasks, seconds)
         finally:
-            freezer.join(DEADLINE)
-            if freezer.pid:
-                os.kill(freezer.pid, signal.SIGKILL)  # its nanny starts another
-        if Path(folder, f"ended-{freezer.pid}").exists():
-            raise AssertionError("the last task had ended before its worker was frozen")
-    gone = addresses[freezer.pid]
+            pid = int(os.readlink(Path(folder, FROZEN)))
+            os.kill(pid, signal.SIGKILL)  # its nanny starts another
+    gone = addresses[pid]
     wait_until(
         lambda: (
             len(members := client.nthreads()) == len(addresses) and gone not in members
@@ -108,9 +88,8 @@ def frozen(client: Client, tasks: int, seconds: float) -> float:
 
 def undisturbed(tasks: int, seconds: float, runs: int = UNDISTURBED) -> list[float]:
     """Run the call once for all that is made once, then more often; return the times."""
-    with tempfile.TemporaryDirectory(prefix="joblib-distributed-frozen-") as folder:
-        call(folder, tasks, seconds)
-        return [call(folder, tasks, seconds) for _ in range(runs)]
+    call("", tasks, seconds)
+    return [call("", tasks, seconds) for _ in range(runs)]
 
 
 def measure(client: Client, given: argparse.Namespace) -> bool:
