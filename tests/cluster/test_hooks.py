@@ -31,6 +31,7 @@ from distributed.utils import offload
 from joblib import Parallel, delayed
 from joblib.parallel import BatchCompletionCallBack, BatchedCalls
 
+from joblib_distributed.data.carried import carried
 from joblib_distributed.driver import embedded, heartbeats, joblib_hooks, latency, sources
 from joblib_distributed.driver.certificate import temporary_security
 from joblib_distributed.driver.cluster import Cluster
@@ -853,6 +854,24 @@ def test_the_scheduler_is_found_as_the_client_finds_it(own_client: Client) -> No
     assert own_client.sync(connect), because(
         "Client.connection_args", "driver.reconnecting._wait_for_scheduler"
     )
+
+
+def test_a_worker_tells_the_type_of_a_result_by_pickle(own_client: Client) -> None:
+    why = because("the type in the news of a task's end", "data.carried.carried")
+    future = own_client.submit(carried, b"report")
+    own_client.sync(future._state.wait)
+    assert (future.status, future.type) == ("finished", b"report"), why
+    assert future.result(timeout=30) == b"report", why
+
+
+def test_small_results_are_not_asked_for(
+    own_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(own_client, "_gather", lambda *_, **__: asked.append(1))
+    with joblib.parallel_config("dask.distributed", client=own_client, n_jobs=2):
+        assert Parallel()(delayed(abs)(-i) for i in range(100)) == list(range(100))
+    assert not asked, because("Future.type or Future._state", "driver.fetching._carried")
 
 
 # --------------------------------------------------------------- what the scheduler tells

@@ -130,6 +130,53 @@ def run(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(asyncio.wait_for(scene(), DEADLINE), debug=True)
 
 
+# ------------------------------------------------------------ with the news of its end
+class Told:
+    """A future that ends when the test says so, and then has a type."""
+
+    def __init__(self, type_of_result: object) -> None:
+        self._state = self
+        self._type = type_of_result
+        self._has_ended = asyncio.Event()
+        self.awaited = asyncio.Event()
+        self.status = "pending"
+
+    async def wait(self) -> None:
+        self.awaited.set()
+        await self._has_ended.wait()
+
+    def end(self) -> None:
+        self.status = "finished"
+        self._has_ended.set()
+
+    @property
+    def type(self) -> object:
+        return self._type if self._has_ended.is_set() else None
+
+
+def test_what_came_with_the_news_is_not_asked_for() -> None:
+    async def scene() -> None:
+        client, future = FakeClient(), Told(b"carried")
+        fetched = asyncio.ensure_future(fetch(client, "a", future))
+        await future.awaited.wait()
+        future.end()
+        assert await fetched == b"carried"
+        assert (client.gathered, client.scheduler.asked) == ([], [])
+
+    run(scene)
+
+
+@pytest.mark.parametrize("type_of_result", [bytes, None, "builtins.bytes"])
+def test_what_did_not_come_with_the_news_is_gathered(type_of_result: object) -> None:
+    async def scene() -> None:
+        client, future = FakeClient(), Told(type_of_result)
+        future.end()
+        client.answers = [gives(GATHERED)]
+        assert await fetch(client, "a", future) == GATHERED
+
+    run(scene)
+
+
 # -------------------------------------------------------------------------- by a gather
 def test_what_has_ended_is_gathered_once() -> None:
     async def scene() -> None:

@@ -13,6 +13,7 @@ All of it is told what to do by files in one folder, and tells by files how far 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -139,8 +140,17 @@ def catch_and_go_on(folder: str, number: int, count: int, given: Any) -> list[in
 
 
 # --------------------------------------------------------------- of a client, or a worker
+def fetch_all() -> None:
+    """Have small results fetched, too, as those that are too large to be carried."""
+    with contextlib.suppress(ImportError):  # the bundled backend needs nothing of ours
+        from joblib_distributed.driver import fetching
+
+        fetching.report_in = lambda _: None
+
+
 def hold_results(folder: str) -> None:
     """Have the clients of this process fetch results when the folder says so."""
+    fetch_all()
     gather = Client._gather
 
     async def gather_late(client: Client, futures: Any, *args: Any, **rest: Any) -> Any:

@@ -55,7 +55,7 @@ from joblib_distributed.driver.turns import Turns
 from joblib_distributed.options import Options
 from joblib_distributed.worker.buffers import report_missing
 from joblib_distributed.worker.interrupt import interrupt_call
-from joblib_distributed.worker.run import run_batch
+from joblib_distributed.worker.run import run_attempt
 
 _WITHOUT_ADVICE = functools.partial(
     embedded.settings, {"distributed.admin.large-graph-warning-threshold": "1 PiB"}
@@ -258,7 +258,7 @@ class Cluster:
         ClusterClosedError
             If the client is closed.
         """
-        payload = pack_invocation(run_batch, *batch)
+        payload = pack_invocation(run_attempt, *batch)
         heartbeats = self._known.heartbeats
         avoiding |= heartbeats.silent(time.monotonic(), options.frozen_after)
         if avoiding:

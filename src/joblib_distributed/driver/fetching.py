@@ -1,5 +1,6 @@
 """Fetches what attempts have given, also past workers that have died or are frozen.
 
+What is small has come with the news that the attempt has ended. For the rest,
 `Client.gather` asks the scheduler, which may have begun to ask a worker that has died
 meanwhile, and tries to reach it for half a minute; or one that is frozen, for ever. Few
 gathers run at a time, and what is asked for at the same time waits together.
@@ -12,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import weakref
 from typing import Any
+
+from joblib_distributed.data.carried import report_in
 
 #: Seconds after which what has been computed, but has not come, is asked for anew; twice
 #: that after each try, as it may only be large. A guess.
@@ -33,6 +36,9 @@ async def fetch(client: Any, key: str, future: Any) -> Any:
     Exception
         As `Client.gather`.
     """
+    carried = await _carried(future)
+    if carried is not None:
+        return carried
     stuck = _stuck.setdefault(client, set())
     if stuck:
         await _ended(future)
@@ -64,6 +70,19 @@ async def fetch(client: Any, key: str, future: Any) -> Any:
         asking.cancel()
         patience *= 2
     return await client.gather(future, asynchronous=True)  # its error
+
+
+async def _carried(future: Any) -> bytes | None:
+    """Return what has come with the news of a future's end, if it has.
+
+    Rests on ``Future._state.wait()`` (distributed 2025.9 to 2026.8); without it,
+    everything is asked for.
+    """
+    wait = getattr(getattr(future, "_state", None), "wait", None)
+    if wait is None:
+        return None
+    await wait()
+    return report_in(future.type)
 
 
 def _look_at(gather: asyncio.Future[Any]) -> None:
