@@ -34,6 +34,8 @@ class Flights:
         self._policy = policy
         self._sent = 0
         self._attempts: dict[str, Attempt] = {}
+        # Keys of those that carry a suspect: asked for with each batch, of thousands.
+        self._solo: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._attempts)
@@ -47,7 +49,7 @@ class Flights:
     @property
     def has_solo(self) -> bool:
         """Whether a suspect is out: then nothing else may be."""
-        return any(attempt.solo for attempt in self._attempts.values())
+        return bool(self._solo)
 
     def get(self, key: str) -> Attempt | None:
         """Return an attempt, if it is out."""
@@ -103,6 +105,8 @@ class Flights:
             box = self._policy.patience_with(sum(each.size for each in tasks))
         attempt = Attempt(entries, solo, race=race, stranded_since=since, box=box)
         self._attempts[key] = attempt
+        if solo:
+            self._solo.add(key)
         entries[0].stranded_since = None
         along = any(entry.along for entry in entries)
         # It is not the turn of a suspect's second attempt; it is that of the first.
@@ -118,6 +122,7 @@ class Flights:
         """Return an attempt that has ended, if it was out."""
         if self._policy is not None:
             self._policy.note_ended(key)
+        self._solo.discard(key)
         return self._attempts.pop(key, None)
 
     def pop_rivals(self, attempt: Attempt) -> list[str]:
@@ -130,3 +135,4 @@ class Flights:
     def clear(self) -> None:
         """Forget all."""
         self._attempts.clear()
+        self._solo.clear()
