@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import mmap
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,12 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from joblib_distributed.data import host
+from joblib_distributed.data import host, presence
 from joblib_distributed.data import store as store_module
 from joblib_distributed.data.buffers import Digest, name_of, size_of
 from joblib_distributed.data.folders import StoreError
 from joblib_distributed.data.host import HostStore
-from joblib_distributed.data.store import HOST, ROOM_SHARE, Buffer, Store
+from joblib_distributed.data.presence import HOST
+from joblib_distributed.data.store import ROOM_SHARE, Buffer, Store
 from joblib_distributed.data.writing import PART, NoRoomError, Part
 
 fcntl = pytest.importorskip("fcntl")
@@ -157,7 +160,8 @@ def test_the_same_folder_is_the_same_store(
     one, other = open_store(), open_store()
     assert one.folder == other.folder == tmp_path / f"joblib-distributed-{os.getuid()}"
     assert one.identity == other.identity
-    assert len(one.identity) == 32
+    token, _, boot = one.identity.partition("@")
+    assert (len(token), boot) == (32, presence.boot_id())
 
 
 def test_another_folder_is_another_store(
@@ -609,9 +613,105 @@ def test_a_folder_without_a_host_file_is_taken_over(tmp_path: Path) -> None:
     folder = tmp_path / f"joblib-distributed-{os.getuid()}"
     folder.mkdir(0o700)
     store = Store(tmp_path)
-    assert len(store.identity) == 32
+    assert store.identity
     store.close()
     assert os.listdir(tmp_path) == []
+
+
+@on_linux
+def test_this_boot_has_an_id() -> None:
+    assert len(presence.boot_id()) == 36
+
+
+def leave_behind(parent: Path, said: str) -> Path:
+    """Leave a store with a file in it, as a crash does."""
+    folder = parent / f"joblib-distributed-{os.getuid()}"
+    folder.mkdir(0o700)
+    (folder / HOST).write_text(said)
+    (folder / name(b"content")).write_bytes(bytes(7))
+    return folder
+
+
+STALE = {
+    "another boot": f"{'0' * 32}@8d4b0a0e-0000-0000-0000-000000000000",
+    "no boot": "0" * 32,
+    "empty": "",
+    "zeros": "\0" * 69,
+    "torn": f"{'0' * 20}",
+}
+
+
+@pytest.mark.parametrize("said", STALE.values(), ids=STALE.keys())
+def test_what_was_written_before_this_boot_is_removed(tmp_path: Path, said: str) -> None:
+    """It may never have reached the disk, or have come with a copy of it."""
+    leave_behind(tmp_path, said)
+    store, other = Store(tmp_path), Store(tmp_path)
+    assert store.get(name(b"content")) is None
+    assert files(store) == set()
+    assert store.identity == other.identity != said
+    store.close()
+    other.close()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("boot", ["", "8d4b0a0e"])
+def test_what_was_written_since_this_boot_is_kept(
+    tmp_path: Path, boot: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the system does not tell boots apart."""
+    monkeypatch.setattr(presence, "boot_id", lambda: boot)
+    said = f"{'0' * 32}@{boot}"
+    leave_behind(tmp_path, said)
+    store = Store(tmp_path)
+    assert store.identity == said
+    assert files(store) == {name(b"content")}
+    store.close()
+
+
+def test_who_is_there_has_entered_since_this_boot(
+    open_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the two cannot read the boot id, say."""
+    store = open_store()
+    buffer = put(store, b"content")
+    monkeypatch.setattr(presence, "boot_id", lambda: "")
+    other = open_store()
+    assert other.identity == store.identity
+    assert files(other) == {buffer.name}
+
+
+@on_linux
+def test_a_host_file_that_is_emptied_while_in_use_refuses_others(
+    open_store: Callable[..., Store],
+) -> None:
+    store = open_store()
+    os.truncate(store.folder / HOST, 0)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(StoreError, match="says nothing: it was changed while"):
+        Store(store.folder.parent)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_many_find_a_store_of_another_boot_at_once(tmp_path: Path) -> None:
+    """One empties it, and all are then in the same."""
+    for _ in range(5):
+        leave_behind(tmp_path, STALE["another boot"])
+        start = threading.Barrier(4)
+
+        def enter(start: threading.Barrier = start) -> Store:
+            start.wait(DEADLINE)
+            store = Store(tmp_path)
+            put(store, b"mine")
+            return store
+
+        with concurrent.futures.ThreadPoolExecutor(4) as threads:
+            stores = [
+                future.result() for future in [threads.submit(enter) for _ in "1234"]
+            ]
+        assert len({store.identity for store in stores}) == 1
+        assert files(stores[0]) == {name(b"mine")}
+        for store in stores:
+            store.close()
 
 
 def test_many_come_and_go_at_once(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from joblib_distributed.data import host
 from joblib_distributed.data.buffers import name_of
 from joblib_distributed.data.host import HostStore, host_store
-from joblib_distributed.data.store import HOST
+from joblib_distributed.data.presence import HOST
 from joblib_distributed.data.transfer import CHUNK_TIMEOUT, SOURCE_TIMEOUT, Incoming
 from joblib_distributed.data.writing import NoRoomError
 from joblib_distributed.worker import supplies as module
