@@ -277,13 +277,15 @@ class Store:
                 excess -= size
 
     def evict_for(self, nbytes: int) -> bool:
-        """Evict what is not in use until so many bytes are gone; False if too few are."""
+        """Evict what is not in use until so many bytes are gone; False if nothing is."""
+        evicted = False
         for _, size, name in self.files():
-            if nbytes <= 0:
-                return True
             if self._evict(name):
+                evicted = True
                 nbytes -= size
-        return nbytes <= 0
+                if nbytes <= 0:
+                    break
+        return evicted
 
     def _evict(self, name: str) -> bool:
         """Remove a file that nobody has locked; tell whether there was one."""

@@ -41,6 +41,10 @@ WRITE_STEP = 2**30
 COPY_STEP = 2**24
 
 
+#: What an error says that evicting may help against.
+EVICTABLE = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
 class NoRoomError(OSError):
     """A buffer does not fit into a store, also after evicting what is not in use."""
 
@@ -135,15 +139,19 @@ class Part:
             self._evicting(nbytes, allocate)
 
     def _evicting(self, nbytes: int, act: Callable[[], T]) -> T:
-        """Do what takes so much room, evicting for it as long as that helps."""
+        """Do what takes so much room, evicting for it until it works or nothing is left.
+
+        There may be room that was free before: that less was evicted says nothing.
+        """
         while True:
             try:
                 return act()
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                if error.errno in EVICTABLE and self._store.evict_for(nbytes):
+                    continue
+                if error.errno not in EVICTABLE:
                     raise
-                if not self._store.evict_for(nbytes):
-                    raise NoRoomError(*error.args) from error
+                raise NoRoomError(*error.args) from error
 
     def publish(self) -> Buffer | None:
         """Give the file its name; None if it was evicted before it could be mapped."""
