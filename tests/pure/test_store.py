@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import errno
 import mmap
 import os
 import shutil
@@ -24,6 +26,7 @@ from joblib_distributed.data.buffers import Digest, name_of, size_of
 from joblib_distributed.data.folders import StoreError
 from joblib_distributed.data.host import HostStore
 from joblib_distributed.data.presence import HOST
+from joblib_distributed.data.samples import LEAST
 from joblib_distributed.data.store import ROOM_SHARE, Buffer, Store
 from joblib_distributed.data.writing import PART, NoRoomError, Part
 
@@ -925,6 +928,77 @@ def test_room_that_is_free_counts(small: Path, how: str) -> None:
         part.close()
     assert name(half(1)[:300_000]) not in files(store)
     store.close()
+
+
+def test_without_room_for_names_others_go(small: Path) -> None:
+    store = Store(small)
+    contents = [b"%d" % number for number in range(30)]
+    for content in contents:
+        assert bytes(put(store, content).view) == content
+    assert name(contents[-1]) in files(store)
+    kept = []
+    with pytest.raises(NoRoomError):
+        for content in contents:
+            kept.append(put(store, content))  # noqa: PERF401
+    assert len(kept) > 10
+    store.close()
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Let this process open no further file."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    # The lowest that is free: those above that are open stay so.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            os.dup(0)
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("nbytes", [100, 2 * LEAST])
+def test_without_descriptors_data_is_private(
+    tmp_path: Path, nbytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "_has_warned", False)
+    stores = HostStore([str(tmp_path)])
+    try:
+        with no_descriptors():
+            with pytest.warns(UserWarning, match="no store has room for"):
+                buffer, found = stores.put(memoryview(bytes(nbytes)))
+            with pytest.raises(NoRoomError):
+                stores.put_result(stores.owner, memoryview(bytes(nbytes)))
+        assert (buffer.store, found) == (None, False)
+        assert buffer.view == bytes(nbytes)
+        assert files(stores.stores[0]) == set()
+    finally:
+        stores.close()
+
+
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.ENFILE, errno.EROFS])
+@pytest.mark.parametrize("function", ["open", "flock"])
+def test_a_file_that_cannot_be_made_has_no_room(
+    number: int,
+    function: str,
+    open_store: Callable[..., Store],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = open_store()
+
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os if function == "open" else fcntl, function, refuse)
+        with pytest.raises(NoRoomError):
+            store.put_new(memoryview(b"content"))
+    assert files(store) == set()
 
 
 def test_what_does_not_fit_goes_to_the_next_store(small: Path, tmp_path: Path) -> None:

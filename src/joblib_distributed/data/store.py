@@ -39,7 +39,7 @@ from joblib_distributed.data.folders import (
 from joblib_distributed.data.mapping import map_file
 from joblib_distributed.data.presence import HOST, Presence
 from joblib_distributed.data.samples import Samples
-from joblib_distributed.data.writing import PART, Part
+from joblib_distributed.data.writing import NO_ROOM, PART, Part
 
 try:
     import fcntl
@@ -135,7 +135,8 @@ class Store:
         try:
             descriptor = os.open(self.folder / name, os.O_RDONLY | os.O_NOFOLLOW)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ELOOP):
+            # Without a descriptor for it, it is as good as not here.
+            if error.errno in NO_ROOM or error.errno == errno.ELOOP:
                 return None
             raise
         fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -248,10 +249,12 @@ class Store:
         return sorted(found)
 
     def _listed(self) -> list[str]:
-        """Return the names in the folder; none if somebody has removed it."""
+        """Return the names in the folder; none if it is gone, or cannot be read now."""
         try:
             return os.listdir(self.folder)
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
             return []
 
     def trim(self, coming: int = 0) -> None:
