@@ -273,6 +273,30 @@ def test_slices_of_arrow_objects_leave_the_rest_behind(kind: str, length: int) -
     assert found.equals(value)
 
 
+@pytest.mark.parametrize("kind", ["array", "chunks", "batch", "table"])
+def test_empty_slices_of_arrow_objects_keep_their_types(kind: str) -> None:
+    value = large_arrow(kind).slice(ROWS // 4, 0)
+    found = brought(pack_apart(value, LEAST))
+    assert type(found) is type(value)
+    assert found.equals(value)
+
+
+def test_an_empty_batch_keeps_its_schema() -> None:
+    texts = pa.array(["text"] * ROWS)
+    fields = [
+        pa.field("text", texts.type, metadata={"of": "field"}),
+        pa.field("code", texts.dictionary_encode().type, nullable=False),
+        pa.field("list", pa.list_(pa.int64())),
+    ]
+    schema = pa.schema(fields, metadata={"of": "schema"})
+    columns = [texts, texts.dictionary_encode(), pa.array([[1]] * ROWS)]
+    for length in (0, 3):
+        value = pa.record_batch(columns, schema=schema).slice(7, length)
+        found = brought(pack_apart(value, LEAST))
+        assert found.schema.equals(schema, check_metadata=True)
+        assert found.equals(value)
+
+
 def test_slices_of_arrow_backed_frames() -> None:
     frame = pd.DataFrame({"a": pd.array(np.arange(10 * ROWS), "int64[pyarrow]")})[5:25]
     apart = pack_apart(frame, LEAST)

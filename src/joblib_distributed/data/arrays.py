@@ -115,6 +115,8 @@ def _rebuild_arrow(buffer: Any, kind: str) -> Any:
     if kind == "table":
         return table
     if kind == "batch":
-        return table.combine_chunks().to_batches()[0]
+        # Of no rows there may be no chunk to make a batch of.
+        columns = [column.combine_chunks() for column in table.columns]
+        return arrow.RecordBatch.from_arrays(columns, schema=table.schema)
     chunks = table.column(0)
     return chunks if kind == "chunks" else chunks.combine_chunks()
