@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import gc
 import pickle
 import weakref
@@ -63,6 +64,13 @@ def assert_same_array(found: Any, value: Any) -> None:
     assert np.array_equal(np.asarray(found), np.asarray(value))
 
 
+class Bare(np.ndarray[Any, Any]):
+    """An array of the user's that pickles as numpy has it."""
+
+    def __array_finalize__(self, other: object) -> None:
+        self.came_from_nowhere = other is None
+
+
 ARRAYS: dict[str, Callable[[], Any]] = {
     "plain": floats,
     "one dimension": lambda: np.arange(ROWS),
@@ -87,6 +95,14 @@ ARRAYS: dict[str, Callable[[], Any]] = {
         ROWS, np.dtype([("a", "i1"), ("b", "f8")], align=True)
     ),
     "records": lambda: np.rec.fromarrays(floats().T, names="a,b"),
+    "dates in a field": lambda: np.zeros(ROWS, [("a", "i4"), ("b", "M8[s]")]),
+    "dates deep in it": lambda: np.zeros(
+        ROWS, [("a", [("b", "m8[s]", (2,)), ("c", "f8")]), ("d", "i1")]
+    ),
+    "an array of text": lambda: np.char.array(["abc"] * ROWS),
+    "a subclass": lambda: floats().view(Bare),
+    "a subclass backwards": lambda: floats()[::-1].view(Bare),
+    "a subclass with dates": lambda: np.arange(ROWS).astype("M8[s]").view(Bare),
     "matrix": lambda: np.matrix(floats()),
     "matrix backwards": lambda: np.matrix(floats())[::-1],
     "read-only": lambda: np.frombuffer(bytes(range(250)) * 1000, "u1"),
@@ -191,6 +207,28 @@ def test_subclasses_of_the_users_pickle_as_they_want() -> None:
     found = brought(apart)
     assert_same_array(found, value)
     assert found.name == "mine"
+
+
+def test_subclasses_are_made_as_numpy_makes_them() -> None:
+    value = floats().view(Bare)
+    usual = pickle.loads(pickle.dumps(value, protocol=5))
+    assert usual.came_from_nowhere
+    assert brought(pack_apart(value, LEAST)).came_from_nowhere
+
+
+class Registered(Bare):
+    """Pickled by who has registered it."""
+
+
+def test_subclasses_that_are_registered_pickle_as_that_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def reduce(value: Registered) -> Any:
+        return str, ("registered",)
+
+    monkeypatch.setitem(copyreg.dispatch_table, Registered, reduce)
+    apart = pack_apart(floats().view(Registered), LEAST)
+    assert brought(apart) == "registered"
 
 
 def test_arrays_of_objects_share_nothing() -> None:
