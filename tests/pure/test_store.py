@@ -297,6 +297,20 @@ def test_the_least_recently_used_goes_first(open_store: Callable[..., Store]) ->
     assert files(store) == {name(b"aaaa"), name(b"dddd5")}
 
 
+def test_what_is_mapped_is_used_whenever_it_is_got(
+    open_store: Callable[..., Store],
+) -> None:
+    store = open_store(cap=8)
+    kept = put(store, b"aaaa")
+    put(store, b"bbbb")
+    use_at(store, b"aaaa", 0)
+    use_at(store, b"bbbb", 1)
+    assert store.get(kept.name) is kept
+    del kept
+    store.trim(coming=1)
+    assert files(store) == {name(b"aaaa")}
+
+
 def test_the_cap_does_not_count_what_is_in_use_out(
     open_store: Callable[..., Store],
 ) -> None:
@@ -867,7 +881,7 @@ def test_a_folder_that_is_not_ours_alone_is_refused(
     reason: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(host, "_has_warned", False)
+    monkeypatch.setattr(host, "_warned", set())
     folder = tmp_path / f"joblib-distributed-{os.getuid()}"
     make(folder)
     before = sorted(tmp_path.rglob("*"))
@@ -881,6 +895,35 @@ def test_a_folder_that_is_not_ours_alone_is_refused(
     assert stores.stores == []
     assert stores.identity == ""
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_is_used_instead_is_said_and_each_reason_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "_warned", set())
+    parents = [tmp_path / name for name in ("first", "second", "third")]
+    for parent in parents:
+        parent.mkdir()
+    first, second, third = (
+        parent / f"joblib-distributed-{os.getuid()}" for parent in parents
+    )
+    make_file(first)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            HostStore(list(map(str, parents))).close()
+        make_open_to_others(second)
+        HostStore(list(map(str, parents))).close()
+    after = (
+        "Mend that, or name a local folder of your own in temp_folder= or "
+        "JOBLIB_TEMP_FOLDER."
+    )
+    file = f"{parents[0]}: {first} is no folder"
+    mode = f"{parents[1]}: {second} is open to other users: its mode must be 0700"
+    assert [str(w.message) for w in caught] == [
+        f"Large data lies in {place}: another folder was not used ({why}). {after}"
+        for place, why in [(second, file), (third, f"{file}; {mode}")]
+    ]
 
 
 # ---------------------------------------------------------------------------------- room
@@ -966,7 +1009,7 @@ def no_descriptors() -> Iterator[None]:
 def test_without_descriptors_data_is_private(
     tmp_path: Path, nbytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "_has_warned", False)
+    monkeypatch.setattr(host, "_warned", set())
     stores = HostStore([str(tmp_path)])
     try:
         with no_descriptors():
@@ -1020,7 +1063,7 @@ def test_what_does_not_fit_goes_to_the_next_store(small: Path, tmp_path: Path) -
 def test_what_fits_nowhere_is_private_and_said_once(
     small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "_has_warned", False)
+    monkeypatch.setattr(host, "_warned", set())
     stores = HostStore([str(small)])
     kept = stores.put(memoryview(half(0)))[0]
     with warnings.catch_warnings(record=True) as caught:
