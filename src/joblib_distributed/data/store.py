@@ -111,6 +111,8 @@ class Store:
         """Return a buffer, mapped read-only, or None if it is not here."""
         known = self._mapped.get(name)
         if known is not None:
+            with contextlib.suppress(OSError):  # it was removed
+                os.utime(self.folder / name)  # or what is mapped long is evicted first
             return known
         descriptor = self._open(name)
         if descriptor is None:

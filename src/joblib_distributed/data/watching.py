@@ -110,7 +110,6 @@ class _Watch:
         if self._faults < 0:
             raise OSError(ctypes.get_errno(), "userfaultfd")
         self._pages = -1
-        self.process = os.getpid()
         try:
             features = _WP_ASYNC | _WP_UNPOPULATED
             self._tell(_UFFDIO_API, struct.pack("3Q", _API, features, 0))
