@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from joblib_distributed.data import buffers
 from joblib_distributed.data.buffers import (
     Apart,
     Digest,
@@ -352,6 +353,31 @@ def test_strings(kind: Callable[[bytes], Any]) -> None:
     found = brought(apart)
     assert type(found) is kind
     assert found == value
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_strings_that_were_changed_on_the_way_are_refused(kind: Any) -> None:
+    apart = pack_apart(kind(b"ab" * LEAST), LEAST)
+    changed = bytearray(apart.buffers[0])
+    changed[-1] ^= 1
+    with pytest.raises(pickle.UnpicklingError, match="is not what was put there"):
+        unpack_apart(apart.packed, [memoryview(changed)], apart.strings)
+
+
+def test_the_same_content_is_sealed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sealed: list[bytes | bytearray] = []
+
+    def seal(content: bytes | bytearray) -> bytes:
+        sealed.append(content)
+        return b"a seal"
+
+    monkeypatch.setattr(buffers, "seal", seal)
+    monkeypatch.setattr(buffers, "_seals", {})
+    contents = [number.to_bytes(2, "big") * LEAST for number in range(100)]
+    for content in (contents[0], bytearray(contents[0]), *contents, contents[-1]):
+        pack_apart([content, content], LEAST)
+    assert sealed == contents
+    assert len(buffers._seals) == buffers._SEALS
 
 
 def test_arrays_and_strings_beside_each_other() -> None:
