@@ -28,6 +28,8 @@ from distributed import Client, LocalCluster, Worker, get_worker
 from joblib import Parallel, delayed
 from tornado.ioloop import PeriodicCallback
 
+from joblib_distributed.data.buffers import Digest
+from joblib_distributed.data.transfer import CHUNK, Arrival, pieces
 from joblib_distributed.driver import embedded
 from joblib_distributed.errors import WorkerDiedError
 from joblib_distributed.worker.accounting import (
@@ -35,6 +37,7 @@ from joblib_distributed.worker.accounting import (
     account_in_nanny,
     own_memory,
 )
+from joblib_distributed.worker.supplies import READ, TAKE, serve
 from support.processes import CommandLineCluster
 from support.tasks import in_thread, mark, marks, wait_for_file
 from support.waiting import wait_until
@@ -170,6 +173,37 @@ def test_a_worker_that_maps_more_than_its_limit_lives(
     os.kill(first, signal.SIGKILL)
     # Its nanny restarts it.
     assert read_under_watch(client, array, tmp_path / "second") != first
+
+
+async def take_and_read(dask_worker: Worker, number: int) -> int:
+    """Have a worker take a buffer for its host, as when it is scattered, and give it."""
+    serve(dask_worker)
+    piece = bytes([number]) * CHUNK
+    size = -(-LARGE // CHUNK) * CHUNK
+    digest = Digest()
+    for _ in pieces(size):
+        digest.update(memoryview(piece))
+    take, read = dask_worker.handlers[TAKE], dask_worker.handlers[READ]
+    for start, end in pieces(size):
+        arrived = await take("a transfer", digest.name, start, end, None, piece)
+    assert arrived == Arrival.WHOLE.value
+    total = 0
+    for start, end in pieces(size):
+        chunk = (await read(digest.name, start, end, None)).data
+        total += int(np.frombuffer(chunk, np.uint8).any()) * len(chunk)
+    return total
+
+
+@pytest.mark.timeout(90)
+def test_a_worker_that_takes_a_buffer_for_its_host_lives(limited: Client) -> None:
+    """Nothing has been mapped before, and no task of ours runs while it is."""
+    (pid,) = limited.run(os.getpid).values()
+    (read,) = limited.run(take_and_read, number=1 + os.getpid() % 255).values()
+    (state,) = limited.run(look).values()
+    assert list(limited.run(look, nanny=True).values()) == [None]
+    assert state.status == "running"
+    assert state.measured < LIMIT < read <= state.resident
+    assert list(limited.run(os.getpid).values()) == [pid]
 
 
 # ------------------------------------------------------------------- memory of its own

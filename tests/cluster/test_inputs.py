@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import operator
+from collections.abc import Iterator
 from typing import Any
 
 import dask
@@ -17,6 +18,7 @@ from distributed import Client
 from joblib import Parallel, delayed
 
 from joblib_distributed.errors import InputFailedError
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(50)
 
@@ -108,6 +110,37 @@ def test_a_collection_is_computed_once_for_a_call(backend: Client) -> None:
     number = dask.delayed(np.random.default_rng().integers, pure=False)(2**60)
     values = Parallel()(delayed(int)(number) for _ in range(6))
     assert len(set(values)) == 1
+
+
+def values_of(client: Client, name: str) -> int:
+    """How many values of a function the cluster keeps."""
+
+    def count(dask_scheduler: Any) -> int:
+        keys = dask_scheduler.tasks
+        return sum(str(key).startswith(f"{name}-") for key in keys)
+
+    return int(client.run_on_scheduler(count))
+
+
+def absolute_here(number: int) -> int:
+    return abs(number)
+
+
+def test_inputs_of_tasks_that_were_delivered_go(backend: Client) -> None:
+    """All but those of the few tasks that are under way, while the call goes on."""
+    collections = [dask.delayed(absolute_here)(-i) for i in range(20)]
+
+    def tasks() -> Iterator[Any]:
+        for number, collection in enumerate(collections):
+            yield delayed(describe)(collection, number)
+            wait_until(
+                lambda: values_of(backend, "absolute_here") <= 4,
+                30,
+                lambda: f"kept: {values_of(backend, 'absolute_here')}",
+            )
+
+    found = Parallel(n_jobs=2, pre_dispatch=2, batch_size=1)(tasks())
+    assert found == [("int", 2.0 * i) for i in range(20)]
 
 
 def test_an_input_that_failed(backend: Client) -> None:

@@ -14,12 +14,12 @@ DEADLINE = 20
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB."""
+    """A file system of 1 MB, and of 20 files and folders."""
     folder = tmp_path / "small"
     folder.mkdir()
     if shutil.which("mount") is None:
         pytest.skip("no mount command")
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=21", "tmpfs", str(folder)]
     done = subprocess.run(mount, capture_output=True, text=True, timeout=DEADLINE)
     if done.returncode:
         pytest.skip(f"cannot mount: {done.stderr.strip()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import gc
 import pickle
 import weakref
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from joblib_distributed.data import buffers
 from joblib_distributed.data.buffers import (
     Apart,
     Digest,
@@ -63,6 +65,13 @@ def assert_same_array(found: Any, value: Any) -> None:
     assert np.array_equal(np.asarray(found), np.asarray(value))
 
 
+class Bare(np.ndarray[Any, Any]):
+    """An array of the user's that pickles as numpy has it."""
+
+    def __array_finalize__(self, other: object) -> None:
+        self.came_from_nowhere = other is None
+
+
 ARRAYS: dict[str, Callable[[], Any]] = {
     "plain": floats,
     "one dimension": lambda: np.arange(ROWS),
@@ -87,6 +96,14 @@ ARRAYS: dict[str, Callable[[], Any]] = {
         ROWS, np.dtype([("a", "i1"), ("b", "f8")], align=True)
     ),
     "records": lambda: np.rec.fromarrays(floats().T, names="a,b"),
+    "dates in a field": lambda: np.zeros(ROWS, [("a", "i4"), ("b", "M8[s]")]),
+    "dates deep in it": lambda: np.zeros(
+        ROWS, [("a", [("b", "m8[s]", (2,)), ("c", "f8")]), ("d", "i1")]
+    ),
+    "an array of text": lambda: np.char.array(["abc"] * ROWS),
+    "a subclass": lambda: floats().view(Bare),
+    "a subclass backwards": lambda: floats()[::-1].view(Bare),
+    "a subclass with dates": lambda: np.arange(ROWS).astype("M8[s]").view(Bare),
     "matrix": lambda: np.matrix(floats()),
     "matrix backwards": lambda: np.matrix(floats())[::-1],
     "read-only": lambda: np.frombuffer(bytes(range(250)) * 1000, "u1"),
@@ -193,6 +210,28 @@ def test_subclasses_of_the_users_pickle_as_they_want() -> None:
     assert found.name == "mine"
 
 
+def test_subclasses_are_made_as_numpy_makes_them() -> None:
+    value = floats().view(Bare)
+    usual = pickle.loads(pickle.dumps(value, protocol=5))
+    assert usual.came_from_nowhere
+    assert brought(pack_apart(value, LEAST)).came_from_nowhere
+
+
+class Registered(Bare):
+    """Pickled by who has registered it."""
+
+
+def test_subclasses_that_are_registered_pickle_as_that_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def reduce(value: Registered) -> Any:
+        return str, ("registered",)
+
+    monkeypatch.setitem(copyreg.dispatch_table, Registered, reduce)
+    apart = pack_apart(floats().view(Registered), LEAST)
+    assert brought(apart) == "registered"
+
+
 def test_arrays_of_objects_share_nothing() -> None:
     value = np.array([{}, 1, "text"] * ROWS, dtype=object)
     apart = pack_apart(value, LEAST)
@@ -273,6 +312,30 @@ def test_slices_of_arrow_objects_leave_the_rest_behind(kind: str, length: int) -
     assert found.equals(value)
 
 
+@pytest.mark.parametrize("kind", ["array", "chunks", "batch", "table"])
+def test_empty_slices_of_arrow_objects_keep_their_types(kind: str) -> None:
+    value = large_arrow(kind).slice(ROWS // 4, 0)
+    found = brought(pack_apart(value, LEAST))
+    assert type(found) is type(value)
+    assert found.equals(value)
+
+
+def test_an_empty_batch_keeps_its_schema() -> None:
+    texts = pa.array(["text"] * ROWS)
+    fields = [
+        pa.field("text", texts.type, metadata={"of": "field"}),
+        pa.field("code", texts.dictionary_encode().type, nullable=False),
+        pa.field("list", pa.list_(pa.int64())),
+    ]
+    schema = pa.schema(fields, metadata={"of": "schema"})
+    columns = [texts, texts.dictionary_encode(), pa.array([[1]] * ROWS)]
+    for length in (0, 3):
+        value = pa.record_batch(columns, schema=schema).slice(7, length)
+        found = brought(pack_apart(value, LEAST))
+        assert found.schema.equals(schema, check_metadata=True)
+        assert found.equals(value)
+
+
 def test_slices_of_arrow_backed_frames() -> None:
     frame = pd.DataFrame({"a": pd.array(np.arange(10 * ROWS), "int64[pyarrow]")})[5:25]
     apart = pack_apart(frame, LEAST)
@@ -290,6 +353,31 @@ def test_strings(kind: Callable[[bytes], Any]) -> None:
     found = brought(apart)
     assert type(found) is kind
     assert found == value
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_strings_that_were_changed_on_the_way_are_refused(kind: Any) -> None:
+    apart = pack_apart(kind(b"ab" * LEAST), LEAST)
+    changed = bytearray(apart.buffers[0])
+    changed[-1] ^= 1
+    with pytest.raises(pickle.UnpicklingError, match="is not what was put there"):
+        unpack_apart(apart.packed, [memoryview(changed)], apart.strings)
+
+
+def test_the_same_content_is_sealed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sealed: list[bytes | bytearray] = []
+
+    def seal(content: bytes | bytearray) -> bytes:
+        sealed.append(content)
+        return b"a seal"
+
+    monkeypatch.setattr(buffers, "seal", seal)
+    monkeypatch.setattr(buffers, "_seals", {})
+    contents = [number.to_bytes(2, "big") * LEAST for number in range(100)]
+    for content in (contents[0], bytearray(contents[0]), *contents, contents[-1]):
+        pack_apart([content, content], LEAST)
+    assert sealed == contents
+    assert len(buffers._seals) == buffers._SEALS
 
 
 def test_arrays_and_strings_beside_each_other() -> None:

@@ -173,3 +173,21 @@ def test_an_error_that_nobody_waits_for_any_more_is_not_logged(clock: FakeTime) 
         assert logged == []
 
     run(test())
+
+
+def test_not_more_workers_are_remembered_than_clusters_have(
+    clock: FakeTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach, "REMEMBERED", 3)
+
+    async def test() -> None:
+        client = FakeClient()
+        client.worker.answers.set()
+        monkeypatch.setattr(client, "rpc", lambda address: client.worker)
+        workers = Reach(client)
+        for number in range(10):
+            await workers._reaches(f"tcp://there:{number}")
+            await asyncio.gather(*workers._probes)
+        assert list(workers._is_direct) == [f"tcp://there:{n}" for n in (7, 8, 9)]
+
+    run(test())

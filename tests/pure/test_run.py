@@ -734,17 +734,51 @@ def test_a_pickle_that_somebody_else_has_put_into_a_store_is_not_unpickled(
     batch = sharing.batch((text_of, model))
     (buffer,) = sharing.kept.values()
     kept, _ = sharer.stores.put(buffer.view)
-    evil = pickle.dumps(Touch(ran)) + b" " * 3000
-    (stored,) = [p for p in tmp_path.rglob("*") if p.name == buffer.name]
-    stored.chmod(0o600)
-    with stored.open("r+b") as file:
-        file.write(evil[: buffer.view.nbytes])
+    overwrite(buffer, tmp_path, pickle.dumps(Touch(ran)))
     (error,) = results_of(batch)
     assert isinstance(error, pickle.UnpicklingError)
     assert str(error).startswith(
-        f"a scattered object of {buffer.view.nbytes} bytes, in a file of the host's "
-        "store, is not what the caller has put there: "
+        f"an object of {buffer.view.nbytes} bytes, in a file of the host's store, is not "
+        "what was put there: "
     )
+    assert not ran.exists()
+    del kept
+
+
+def overwrite(buffer: Buffer, folder: Path, evil: bytes) -> None:
+    """Do as somebody does who may write to a store."""
+    (stored,) = [path for path in folder.rglob("*") if path.name == buffer.name]
+    stored.chmod(0o600)
+    with stored.open("r+b") as file:
+        file.write(evil.ljust(buffer.view.nbytes)[: buffer.view.nbytes])
+
+
+class Wrapped:
+    """Pickles itself into bytes, which are large, as joblib's wrapper of objects does."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return unwrap, (pickle.dumps(self.text),)
+
+
+def unwrap(packed: bytes) -> Wrapped:
+    return Wrapped(pickle.loads(packed))
+
+
+def test_bytes_that_somebody_else_has_put_into_a_store_reach_nobody(
+    sharer: Sharer, tmp_path: Path
+) -> None:
+    """Whoever owns them may unpickle them."""
+    wrapped, ran = Wrapped("x" * 2000), tmp_path / "ran"
+    batch = sharer.batch((text_of, wrapped))
+    (buffer,) = sharer.kept.values()
+    kept, _ = sharer.stores.put(buffer.view)
+    assert results_of(batch) == [wrapped.text]
+    overwrite(buffer, tmp_path, pickle.dumps(Touch(ran)))
+    (error,) = results_of(batch)
+    assert isinstance(error, pickle.UnpicklingError)
     assert not ran.exists()
     del kept
 

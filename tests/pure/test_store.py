@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
+import errno
 import mmap
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,12 +20,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from joblib_distributed.data import host
+from joblib_distributed.data import host, presence
 from joblib_distributed.data import store as store_module
 from joblib_distributed.data.buffers import Digest, name_of, size_of
 from joblib_distributed.data.folders import StoreError
 from joblib_distributed.data.host import HostStore
-from joblib_distributed.data.store import HOST, ROOM_SHARE, Buffer, Store
+from joblib_distributed.data.presence import HOST
+from joblib_distributed.data.samples import LEAST
+from joblib_distributed.data.store import ROOM_SHARE, Buffer, Store
 from joblib_distributed.data.writing import PART, NoRoomError, Part
 
 fcntl = pytest.importorskip("fcntl")
@@ -157,7 +163,8 @@ def test_the_same_folder_is_the_same_store(
     one, other = open_store(), open_store()
     assert one.folder == other.folder == tmp_path / f"joblib-distributed-{os.getuid()}"
     assert one.identity == other.identity
-    assert len(one.identity) == 32
+    token, _, boot = one.identity.partition("@")
+    assert (len(token), boot) == (32, presence.boot_id())
 
 
 def test_another_folder_is_another_store(
@@ -290,6 +297,20 @@ def test_the_least_recently_used_goes_first(open_store: Callable[..., Store]) ->
     assert files(store) == {name(b"aaaa"), name(b"dddd5")}
 
 
+def test_what_is_mapped_is_used_whenever_it_is_got(
+    open_store: Callable[..., Store],
+) -> None:
+    store = open_store(cap=8)
+    kept = put(store, b"aaaa")
+    put(store, b"bbbb")
+    use_at(store, b"aaaa", 0)
+    use_at(store, b"bbbb", 1)
+    assert store.get(kept.name) is kept
+    del kept
+    store.trim(coming=1)
+    assert files(store) == {name(b"aaaa")}
+
+
 def test_the_cap_does_not_count_what_is_in_use_out(
     open_store: Callable[..., Store],
 ) -> None:
@@ -345,8 +366,9 @@ def test_evicting_for_room_stops_when_there_is_enough(
         use_at(store, content, second)
     assert store.evict_for(5)
     assert files(store) == {name(b"cccc")}
-    assert not store.evict_for(5)
+    assert store.evict_for(5)
     assert files(store) == set()
+    assert not store.evict_for(5)
 
 
 # --------------------------------------------------------------- being written, or killed
@@ -609,9 +631,105 @@ def test_a_folder_without_a_host_file_is_taken_over(tmp_path: Path) -> None:
     folder = tmp_path / f"joblib-distributed-{os.getuid()}"
     folder.mkdir(0o700)
     store = Store(tmp_path)
-    assert len(store.identity) == 32
+    assert store.identity
     store.close()
     assert os.listdir(tmp_path) == []
+
+
+@on_linux
+def test_this_boot_has_an_id() -> None:
+    assert len(presence.boot_id()) == 36
+
+
+def leave_behind(parent: Path, said: str) -> Path:
+    """Leave a store with a file in it, as a crash does."""
+    folder = parent / f"joblib-distributed-{os.getuid()}"
+    folder.mkdir(0o700)
+    (folder / HOST).write_text(said)
+    (folder / name(b"content")).write_bytes(bytes(7))
+    return folder
+
+
+STALE = {
+    "another boot": f"{'0' * 32}@8d4b0a0e-0000-0000-0000-000000000000",
+    "no boot": "0" * 32,
+    "empty": "",
+    "zeros": "\0" * 69,
+    "torn": f"{'0' * 20}",
+}
+
+
+@pytest.mark.parametrize("said", STALE.values(), ids=STALE.keys())
+def test_what_was_written_before_this_boot_is_removed(tmp_path: Path, said: str) -> None:
+    """It may never have reached the disk, or have come with a copy of it."""
+    leave_behind(tmp_path, said)
+    store, other = Store(tmp_path), Store(tmp_path)
+    assert store.get(name(b"content")) is None
+    assert files(store) == set()
+    assert store.identity == other.identity != said
+    store.close()
+    other.close()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("boot", ["", "8d4b0a0e"])
+def test_what_was_written_since_this_boot_is_kept(
+    tmp_path: Path, boot: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the system does not tell boots apart."""
+    monkeypatch.setattr(presence, "boot_id", lambda: boot)
+    said = f"{'0' * 32}@{boot}"
+    leave_behind(tmp_path, said)
+    store = Store(tmp_path)
+    assert store.identity == said
+    assert files(store) == {name(b"content")}
+    store.close()
+
+
+def test_who_is_there_has_entered_since_this_boot(
+    open_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the two cannot read the boot id, say."""
+    store = open_store()
+    buffer = put(store, b"content")
+    monkeypatch.setattr(presence, "boot_id", lambda: "")
+    other = open_store()
+    assert other.identity == store.identity
+    assert files(other) == {buffer.name}
+
+
+@on_linux
+def test_a_host_file_that_is_emptied_while_in_use_refuses_others(
+    open_store: Callable[..., Store],
+) -> None:
+    store = open_store()
+    os.truncate(store.folder / HOST, 0)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(StoreError, match="says nothing: it was changed while"):
+        Store(store.folder.parent)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_many_find_a_store_of_another_boot_at_once(tmp_path: Path) -> None:
+    """One empties it, and all are then in the same."""
+    for _ in range(5):
+        leave_behind(tmp_path, STALE["another boot"])
+        start = threading.Barrier(4)
+
+        def enter(start: threading.Barrier = start) -> Store:
+            start.wait(DEADLINE)
+            store = Store(tmp_path)
+            put(store, b"mine")
+            return store
+
+        with concurrent.futures.ThreadPoolExecutor(4) as threads:
+            stores = [
+                future.result() for future in [threads.submit(enter) for _ in "1234"]
+            ]
+        assert len({store.identity for store in stores}) == 1
+        assert files(stores[0]) == {name(b"mine")}
+        for store in stores:
+            store.close()
 
 
 def test_many_come_and_go_at_once(tmp_path: Path) -> None:
@@ -763,7 +881,7 @@ def test_a_folder_that_is_not_ours_alone_is_refused(
     reason: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(host, "_has_warned", False)
+    monkeypatch.setattr(host, "_warned", set())
     folder = tmp_path / f"joblib-distributed-{os.getuid()}"
     make(folder)
     before = sorted(tmp_path.rglob("*"))
@@ -777,6 +895,35 @@ def test_a_folder_that_is_not_ours_alone_is_refused(
     assert stores.stores == []
     assert stores.identity == ""
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_is_used_instead_is_said_and_each_reason_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "_warned", set())
+    parents = [tmp_path / name for name in ("first", "second", "third")]
+    for parent in parents:
+        parent.mkdir()
+    first, second, third = (
+        parent / f"joblib-distributed-{os.getuid()}" for parent in parents
+    )
+    make_file(first)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            HostStore(list(map(str, parents))).close()
+        make_open_to_others(second)
+        HostStore(list(map(str, parents))).close()
+    after = (
+        "Mend that, or name a local folder of your own in temp_folder= or "
+        "JOBLIB_TEMP_FOLDER."
+    )
+    file = f"{parents[0]}: {first} is no folder"
+    mode = f"{parents[1]}: {second} is open to other users: its mode must be 0700"
+    assert [str(w.message) for w in caught] == [
+        f"Large data lies in {place}: another folder was not used ({why}). {after}"
+        for place, why in [(second, file), (third, f"{file}; {mode}")]
+    ]
 
 
 # ---------------------------------------------------------------------------------- room
@@ -810,6 +957,94 @@ def test_room_is_made_where_the_cap_leaves_none(small: Path) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("how", ["reserve", "put"])
+def test_room_that_is_free_counts(small: Path, how: str) -> None:
+    """All that can be evicted is less than what is to be written, which then fits."""
+    store = Store(small, cap=10**9)
+    put(store, half(1)[:300_000])
+    content = bytes(900_000)
+    if how == "put":
+        assert bytes(put(store, content).view) == content
+    else:
+        part = Part(store, name(content))
+        part.reserve(len(content))
+        part.close()
+    assert name(half(1)[:300_000]) not in files(store)
+    store.close()
+
+
+def test_without_room_for_names_others_go(small: Path) -> None:
+    store = Store(small)
+    contents = [b"%d" % number for number in range(30)]
+    for content in contents:
+        assert bytes(put(store, content).view) == content
+    assert name(contents[-1]) in files(store)
+    kept = []
+    with pytest.raises(NoRoomError):
+        for content in contents:
+            kept.append(put(store, content))  # noqa: PERF401
+    assert len(kept) > 10
+    store.close()
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Let this process open no further file."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    # The lowest that is free: those above that are open stay so.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            os.dup(0)
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("nbytes", [100, 2 * LEAST])
+def test_without_descriptors_data_is_private(
+    tmp_path: Path, nbytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "_warned", set())
+    stores = HostStore([str(tmp_path)])
+    host.names()._next_look = 0.0  # it is to look what this process has mapped
+    try:
+        with no_descriptors():
+            with pytest.warns(UserWarning, match="no store has room for"):
+                buffer, found = stores.put(memoryview(bytes(nbytes)))
+            with pytest.raises(NoRoomError):
+                stores.put_result(stores.owner, memoryview(bytes(nbytes)))
+        assert (buffer.store, found) == (None, False)
+        assert buffer.view == bytes(nbytes)
+        assert files(stores.stores[0]) == set()
+    finally:
+        stores.close()
+
+
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.ENFILE, errno.EROFS])
+@pytest.mark.parametrize("function", ["open", "flock"])
+def test_a_file_that_cannot_be_made_has_no_room(
+    number: int,
+    function: str,
+    open_store: Callable[..., Store],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = open_store()
+
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os if function == "open" else fcntl, function, refuse)
+        with pytest.raises(NoRoomError):
+            store.put_new(memoryview(b"content"))
+    assert files(store) == set()
+
+
 def test_what_does_not_fit_goes_to_the_next_store(small: Path, tmp_path: Path) -> None:
     stores = HostStore([str(small), str(tmp_path)])
     first, second = stores.stores
@@ -829,7 +1064,7 @@ def test_what_does_not_fit_goes_to_the_next_store(small: Path, tmp_path: Path) -
 def test_what_fits_nowhere_is_private_and_said_once(
     small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "_has_warned", False)
+    monkeypatch.setattr(host, "_warned", set())
     stores = HostStore([str(small)])
     kept = stores.put(memoryview(half(0)))[0]
     with warnings.catch_warnings(record=True) as caught:

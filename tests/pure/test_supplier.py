@@ -641,3 +641,22 @@ def test_nobody_waits_for_ever_when_the_loop_ends() -> None:
         await assert_idle(supplier)
 
     run(work())
+
+
+def test_hosts_that_have_nothing_any_more_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A cluster that grows and shrinks has ever new ones."""
+    monkeypatch.setattr("joblib_distributed.driver.supply.REMEMBERED", 2)
+
+    async def work() -> None:
+        hosts = Hosts()
+        supplier = Supplier(hosts.ask, hosts.is_member)
+        for number in range(20):
+            place = Place(f"host{number}", f"tcp://host:{number}", FOLDER)
+            supplied = await supplier.supply(place, {BUFFER.name: BUFFER}, 0)
+            assert supplied.arrival is Arrival.WHOLE
+        # The first one has given it to all others.
+        assert set(supplier._places) == {"host0", "host18", "host19"}
+
+    run(work())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Callable, Coroutine, Iterator
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -14,7 +16,7 @@ import pytest
 from joblib_distributed.data import host
 from joblib_distributed.data.buffers import name_of
 from joblib_distributed.data.host import HostStore, host_store
-from joblib_distributed.data.store import HOST
+from joblib_distributed.data.presence import HOST
 from joblib_distributed.data.transfer import CHUNK_TIMEOUT, SOURCE_TIMEOUT, Incoming
 from joblib_distributed.data.writing import NoRoomError
 from joblib_distributed.worker import supplies as module
@@ -106,6 +108,47 @@ class Target:
     def assert_nothing_left(self) -> None:
         assert files(self.folder) == set()
         self.assert_idle()
+
+
+class Limited(StandIn):
+    """With a limit on its memory, and a nanny that notes what is open when it is told."""
+
+    nanny = "tcp://nanny:1"
+    memory_manager = SimpleNamespace(memory_limit=1)
+    monitor = SimpleNamespace(get_process_memory=None)
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self.loop = SimpleNamespace(asyncio_loop=asyncio.get_running_loop())
+        self.folder = folder
+        self.opened: list[bool] = []
+
+    @contextlib.asynccontextmanager
+    async def _nanny(self) -> AsyncIterator[StandIn]:
+        yield self
+
+    def rpc(self, address: str) -> Any:
+        assert address == self.nanny
+        return self._nanny()
+
+    async def run(self, function: bytes) -> None:
+        self.opened.append((os.getpid(), self.folder) in host._open)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
+@pytest.mark.parametrize("operation", ["take", "read"])
+def test_nothing_is_mapped_before_the_nanny_is_told(folder: str, operation: str) -> None:
+    async def work() -> None:
+        worker = Limited(folder)
+        supplies = Supplies(worker)
+        for _ in range(2):
+            if operation == "take":
+                assert await supplies.take("t", NAME, 0, 200, folder, CONTENT) == "whole"
+            else:
+                assert await supplies.read(NAME, 0, 200, folder) is None
+        assert worker.opened == [False]
+
+    run(work())
 
 
 # ---------------------------------------------------------------------- from the driver

@@ -66,6 +66,36 @@ def test_a_host_with_a_buffer_serves_one_that_comes_later() -> None:
     assert want(directory, "x", "b") == [Transfer("x", "b", "a")]
 
 
+def test_what_was_not_used_for_longest_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supply, "REMEMBERED", 3)
+    directory = first_with("x", "a")
+    holding(directory, "y", "a", "b")
+    (transfer,) = want(directory, "x", "c")  # "a" gives it, and is used by that
+    assert transfer.source == "a"
+    directory.target_failed(transfer)
+    holding(directory, "z", "d")
+    assert directory.hosts == {"a", "b", "d"}
+    assert want(directory, "y", "e") == [Transfer("y", "e", "b")]
+    assert want(directory, "x", "e") == [Transfer("x", "e", "a")]
+    holding(directory, "u", "d")
+    holding(directory, "v", "d")
+    assert directory.hosts == {"a", "b", "d", "e"}  # the first two give to the last
+    assert len(directory._holders) == 3
+    # The driver sends it once more.
+    assert want(directory, "w", "e") == [Transfer("w", "e", DRIVER)]
+
+
+def test_holders_are_as_many_as_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supply, "REMEMBERED", 5)
+    directory = Directory()
+    for number in range(20):
+        holding(directory, f"name{number}", "a", "b")
+    assert sum(map(len, directory._holders.values())) == len(directory._used) == 5
+    holding(directory, "name0", "a")
+
+
 def test_holders_of_a_buffer_double_with_each_round(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

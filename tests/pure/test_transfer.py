@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from joblib_distributed.data.buffers import name_of
 from joblib_distributed.data.host import HostStore
-from joblib_distributed.data.store import HOST, Store
+from joblib_distributed.data.presence import HOST
+from joblib_distributed.data.store import Store
 from joblib_distributed.data.transfer import CHUNK, Arrival, Incoming, pieces
 from joblib_distributed.data.writing import NoRoomError, Part
 from support.tasks import in_thread

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import sys
@@ -266,6 +267,24 @@ def test_a_fork_reads_for_itself(is_read: Counted) -> None:
         view = memoryview(array)
         os._exit(0 if is_read.names.name_of(view) == name_of(view) else 1)
     assert os.waitpid(child, 0)[1] == 0
+    assert not is_read(array)
+
+
+def test_nothing_is_watched_while_it_cannot_be_told_what_is_mapped(
+    is_read: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a process that has no descriptors left."""
+    array = watched(is_read)
+    assert not is_read(array)
+
+    def refuse() -> bool:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(watching, "_has_device", refuse)
+        is_read.names._next_look = 0.0
+        assert is_read(array)
+    is_read.names._next_look = 0.0
     assert not is_read(array)
 
 

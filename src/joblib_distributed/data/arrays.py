@@ -2,8 +2,8 @@
 
 Pickle protocol 5 hands over the memory of an ordinary array as it is. Of others, numpy
 copies the bytes into the pickle: dates, strided views, memory maps, matrices, records,
-masked arrays. `reduce_array` pickles those as a buffer and what it takes to rebuild
-them.
+masked arrays, subclasses of the user's. `reduce_array` pickles those as a buffer and
+what it takes to rebuild them.
 
 A slice of a pyarrow table or array hands over all of the memory that it is a slice of;
 `reduce_arrow` copies what belongs to it.
@@ -13,6 +13,7 @@ Imports numpy and pyarrow only where they are in use already.
 
 from __future__ import annotations
 
+import copyreg
 import importlib
 import pickle
 import sys
@@ -24,6 +25,9 @@ _OWN_SHARE = 0.9
 
 #: Subclasses that are views of an array and nothing more, by name in their module.
 _VIEWS = ("matrix", "recarray")
+
+#: Methods that pickle an array, and make it of that.
+_PICKLED_BY = ("__reduce__", "__reduce_ex__", "__setstate__")
 
 
 def reduce_array(value: Any, least: int) -> Any:
@@ -49,29 +53,50 @@ def reduce_array(value: Any, least: int) -> Any:
             value.hardmask,
         )
     contiguous = value.flags.c_contiguous or value.flags.f_contiguous
-    if kind is numpy.ndarray and contiguous and value.dtype.kind not in "mM":
+    if kind is numpy.ndarray and contiguous and not _has_dates(value.dtype):
         return NotImplemented
-    if kind is numpy.ndarray or kind is numpy.memmap:
-        kind_name = ""
-    elif any(kind is getattr(numpy, name) for name in _VIEWS):
-        kind_name = kind.__name__
-    else:
-        return NotImplemented
+    made_as: str | type = ""
+    if any(kind is getattr(numpy, name) for name in _VIEWS):
+        made_as = kind.__name__
+    elif kind is not numpy.ndarray and kind is not numpy.memmap:
+        if not _pickles_as_array(kind):
+            return NotImplemented
+        made_as = kind
     plain = numpy.asarray(value)
     order = "F" if plain.flags.f_contiguous and not plain.flags.c_contiguous else "C"
     if not contiguous:
         plain = numpy.ascontiguousarray(plain)
     raw = plain.ravel(order).view(numpy.uint8)
     buffer = pickle.PickleBuffer(raw)
-    return _rebuild, (buffer, plain.dtype, plain.shape, order, kind_name)
+    return _rebuild, (buffer, plain.dtype, plain.shape, order, made_as)
+
+
+def _has_dates(dtype: Any) -> bool:
+    """Whether there are dates or durations in it, which have no buffer protocol."""
+    if dtype.subdtype is not None:
+        return _has_dates(dtype.subdtype[0])
+    fields = dtype.fields or {}
+    return dtype.kind in "mM" or any(_has_dates(field) for field, *_ in fields.values())
+
+
+def _pickles_as_array(kind: Any) -> bool:
+    """Whether a subclass is pickled by numpy's own methods, as its data and no more."""
+    array = sys.modules["numpy"].ndarray
+    return kind not in copyreg.dispatch_table and all(
+        getattr(kind, name) is getattr(array, name) for name in _PICKLED_BY
+    )
 
 
 def _rebuild(
-    buffer: Any, dtype: Any, shape: tuple[int, ...], order: Any, kind_name: str
+    buffer: Any, dtype: Any, shape: tuple[int, ...], order: Any, made_as: str | type
 ) -> Any:
+    """Make an array of a class that is given, or of numpy's with this name."""
     numpy = sys.modules["numpy"]  # the dtype has imported it
+    if isinstance(made_as, type):
+        # Not as a view: for the class it comes from nowhere, as when numpy unpickles it.
+        return numpy.ndarray.__new__(made_as, shape, dtype, buffer=buffer, order=order)
     array: Any = numpy.ndarray(shape, dtype, buffer=buffer, order=order)
-    return array.view(getattr(numpy, kind_name)) if kind_name else array
+    return array.view(getattr(numpy, made_as)) if made_as else array
 
 
 def _rebuild_masked(data: Any, mask: Any, fill_value: Any, hard: bool) -> Any:
@@ -115,6 +140,8 @@ def _rebuild_arrow(buffer: Any, kind: str) -> Any:
     if kind == "table":
         return table
     if kind == "batch":
-        return table.combine_chunks().to_batches()[0]
+        # Of no rows there may be no chunk to make a batch of.
+        columns = [column.combine_chunks() for column in table.columns]
+        return arrow.RecordBatch.from_arrays(columns, schema=table.schema)
     chunks = table.column(0)
     return chunks if kind == "chunks" else chunks.combine_chunks()

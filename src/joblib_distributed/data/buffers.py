@@ -16,6 +16,7 @@ import hashlib
 import io
 import pickle
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ from joblib_distributed.data.arrays import reduce_array, reduce_arrow
 #: Pickle protocol of everything we send: the newest that Python 3.10 to 3.13 share.
 PROTOCOL = 5
 
-#: Persistent ids are ``(one of these, position)``, or type and place of large bytes.
+#: Persistent ids are ``(one of these, position)``; of large bytes, type, place and seal.
 _SCATTERED = "scattered"
 _INPUT = "input"
 
@@ -93,12 +94,12 @@ class _AskedPickler(_Pickler):
     ) -> None:
         super().__init__(file, least, inputs)
         self.large: list[memoryview] = []
-        self._places: dict[int, int] = {}
+        self._places: dict[int, tuple[str, int, bytes]] = {}
         self.scattered: set[int] = set()
         self.inputs: set[int] = set()
         self._scattered = scattered
 
-    def persistent_id(self, value: Any) -> tuple[str, int] | None:
+    def persistent_id(self, value: Any) -> tuple[Any, ...] | None:
         """Refer to scattered objects and inputs, and to large bytes by their place."""
         scattered = self._scattered.get(id(value))
         if scattered is not None:
@@ -110,10 +111,11 @@ class _AskedPickler(_Pickler):
             return _INPUT, given
         if type(value) not in (bytes, bytearray) or len(value) < self._least:
             return None
-        place = self._places.setdefault(id(value), len(self.large))
-        if place == len(self.large):
+        if id(value) not in self._places:
+            place = type(value).__name__, len(self.large), _seal_of(value)
+            self._places[id(value)] = place
             self.large.append(memoryview(value))
-        return type(value).__name__, place
+        return self._places[id(value)]
 
 
 class _AskedUnpickler(pickle.Unpickler):
@@ -131,15 +133,16 @@ class _AskedUnpickler(pickle.Unpickler):
         self._loaded: dict[int, bytes | bytearray] = {}
         self._scattered = scattered
 
-    def persistent_load(self, pid: tuple[str, int]) -> object:
-        kind, place = pid
+    def persistent_load(self, pid: tuple[Any, ...]) -> object:
+        kind, place, *sealed = pid
         if kind == _SCATTERED:
             return self._scattered(place)
         if kind == _INPUT:
             return self._inputs[place]
         if place not in self._loaded:  # one object stays one
             made = bytearray if kind == "bytearray" else bytes
-            self._loaded[place] = made(self._large[place])
+            self._loaded[place] = copied = made(self._large[place])
+            check(copied, *sealed)  # whoever owns it may unpickle it
         return self._loaded[place]
 
 
@@ -234,16 +237,34 @@ def _none_scattered(position: int) -> object:
     raise pickle.UnpicklingError(f"scattered object {position} did not come along")
 
 
-def seal(packed: bytes) -> bytes:
-    """Return what tells a pickle from any that somebody else may put in its place."""
-    return hashlib.sha256(packed).digest()
+def seal(content: bytes | bytearray) -> bytes:
+    """Return what tells bytes from any that somebody else may put in their place."""
+    return hashlib.sha256(content).digest()
+
+
+#: Seals that are remembered: the same content goes to many tasks. A guess.
+_SEALS = 64
+
+_seals: dict[str, bytes] = {}
+_seals_lock = threading.Lock()
+
+
+def _seal_of(content: bytes | bytearray) -> bytes:
+    """Return a seal, looked up by name: SHA-256 takes ten times as long, measured."""
+    name = name_of(memoryview(content))
+    with _seals_lock:
+        found = _seals.get(name)
+    if found is None:
+        found = seal(content)
+        with _seals_lock:
+            _seals[name] = found
+            if len(_seals) > _SEALS:
+                del _seals[next(iter(_seals))]
+    return found
 
 
 def unseal(stored: memoryview, seal: bytes) -> bytes:
     """Return a pickle that has lain in a store, if it is the one that was sealed.
-
-    The seal comes over the cluster's own connections; whoever writes to a store, which
-    they do not guard, can change data but not have code run.
 
     Raises
     ------
@@ -251,14 +272,29 @@ def unseal(stored: memoryview, seal: bytes) -> bytes:
         If it is not.
     """
     packed = bytes(stored)  # a copy: the file may change after it was looked at
-    if hashlib.sha256(packed).digest() != seal:
-        raise pickle.UnpicklingError(
-            f"a scattered object of {len(packed)} bytes, in a file of the host's store, "
-            "is not what the caller has put there: another program of this user, or "
-            "root, has written to the folder joblib-distributed-UID in /dev/shm or in "
-            "temp_folder. Find out which, remove the folder, and call again."
-        )
+    check(packed, seal)
     return packed
+
+
+def check(copied: bytes | bytearray, sealed: bytes) -> None:
+    """Make sure that bytes which have lain in a store are those that were sealed.
+
+    The seal comes over the cluster's own connections; whoever writes to a store, which
+    they do not guard, can change data but not have code run.
+
+    Raises
+    ------
+    pickle.UnpicklingError
+        If they are not.
+    """
+    if seal(copied) != sealed:
+        raise pickle.UnpicklingError(
+            f"an object of {len(copied)} bytes, in a file of the host's store, is not "
+            "what was put there: another program of this user, or root, has written to "
+            "the folder joblib-distributed-UID in /dev/shm or in temp_folder; or another "
+            "thread has changed a bytearray while it was packed. Find out which, remove "
+            "the folder, and call again."
+        )
 
 
 def name_of(view: memoryview) -> str:

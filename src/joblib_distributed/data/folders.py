@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -39,6 +40,10 @@ _REMOTE = {
 }  # fmt: skip
 
 
+#: What is mounted where, as this process sees it.
+_MOUNTS = Path("/proc/self/mounts")
+
+
 def check_file_system(parent: Path) -> None:
     """Raise `StoreError` if other machines may see a folder, too."""
     kind = _file_system(parent)
@@ -49,17 +54,23 @@ def check_file_system(parent: Path) -> None:
 def _file_system(path: Path) -> str:
     """Return the type of the file system of a path; empty where nobody says."""
     try:
-        lines = Path("/proc/self/mounts").read_text().splitlines()
+        lines = _MOUNTS.read_bytes().rstrip(b"\n").split(b"\n")
     except OSError:
         return ""
     best, kind = "", ""
     resolved = os.path.realpath(path) + "/"
     for line in lines:
-        _, mounted, found, *_ = line.split()
-        place = mounted.encode().decode("unicode_escape").rstrip("/") + "/"
+        _, mounted, found, *_ = line.split(b" ")
+        place = _unescaped(mounted).rstrip("/") + "/"
         if resolved.startswith(place) and len(place) >= len(best):
-            best, kind = place, found
+            best, kind = place, os.fsdecode(found)
     return kind
+
+
+def _unescaped(mounted: bytes) -> str:
+    """Return a path of /proc/mounts, where spaces and the like are octal numbers."""
+    found = re.sub(rb"\\([0-3][0-7]{2})", lambda n: bytes([int(n[1], 8)]), mounted)
+    return os.fsdecode(found)
 
 
 def memory_limit() -> int:

@@ -48,7 +48,7 @@ class HostStore:
             else:
                 self.stores.append(store)
         if refused and HAS_LOCKS:
-            _warn_once(f"a folder was not used ({'; '.join(refused)})")
+            _warn_refused("; ".join(refused), self.stores)
         #: Which other processes see the same copies; empty if none do.
         self.identity = self.stores[0].identity if self.stores else ""
         #: What no store had room for, while tasks refer to it.
@@ -80,7 +80,7 @@ class HostStore:
         for store in self.stores:
             with contextlib.suppress(NoRoomError):
                 return store.put(name, content), False
-        _warn_once(f"no store has room for {content.nbytes} bytes")
+        _warn_no_room(content.nbytes)
         kept = self._private[name] = Buffer(name, memoryview(bytes(content)), None)
         return kept, False
 
@@ -171,7 +171,8 @@ def take_results(
 
 _lock = threading.Lock()
 _open: dict[tuple[int, str], HostStore] = {}
-_has_warned = False
+#: What has been said: each reason is said once.
+_warned: set[str] = set()
 
 
 def host_store(temp_folder: str | None = None) -> HostStore:
@@ -220,14 +221,27 @@ def _has_made(option: str, folder: str) -> bool:
     return True
 
 
-def _warn_once(reason: str) -> None:
-    global _has_warned
-    if _has_warned:
-        return
-    _has_warned = True
-    warnings.warn(
-        f"Large data may be copied into every worker process: {reason}. Free some of "
-        "/dev/shm, or name a local folder of your own with room in temp_folder= or "
-        "JOBLIB_TEMP_FOLDER.",
-        stacklevel=2,
+def _warn_refused(reasons: str, others: Sequence[Store]) -> None:
+    what = "Large data may be copied into every worker process: a folder was not used"
+    if others:
+        what = f"Large data lies in {others[0].folder}: another folder was not used"
+    _warn_once(
+        reasons,
+        f"{what} ({reasons}). Mend that, or name a local folder of your own in "
+        "temp_folder= or JOBLIB_TEMP_FOLDER.",
     )
+
+
+def _warn_no_room(nbytes: int) -> None:
+    _warn_once(
+        "no room",
+        "Large data may be copied into every worker process: no store has room for "
+        f"{nbytes} bytes. Free some of /dev/shm, or name a local folder of your own with "
+        "room in temp_folder= or JOBLIB_TEMP_FOLDER.",
+    )
+
+
+def _warn_once(reason: str, text: str) -> None:
+    if reason not in _warned:
+        _warned.add(reason)
+        warnings.warn(text, stacklevel=3)

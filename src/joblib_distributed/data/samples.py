@@ -45,7 +45,7 @@ class Samples:
             return True
         ending = f"-{content.nbytes}"
         names: set[str] = set()
-        with contextlib.suppress(FileNotFoundError):  # somebody has removed the folder
+        with contextlib.suppress(OSError):  # it was removed, or cannot be read now
             names.update(os.listdir(self._folder))
         for name in self._known.keys() - names:  # nothing is remembered of what is gone
             self._known.pop(name, None)

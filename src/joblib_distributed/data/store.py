@@ -15,7 +15,8 @@ Races, and what settles them
   can be locked was left by a process that has died.
 - *Last one out against first one in*: every process holds a shared lock on the file
   `HOST` while it has the store open. Who can lock it exclusively is alone and removes
-  everything; who opens it meanwhile finds it without a name, and makes a new one.
+  everything; who opens it meanwhile finds it without a name, and makes a new one. So
+  does who enters and finds that it was made before this boot.
 
 Does not cover: other hosts, to which buffers travel; see `driver.supplier`.
 """
@@ -33,12 +34,12 @@ from joblib_distributed.data.buffers import size_of
 from joblib_distributed.data.folders import (
     StoreError,
     check_file_system,
-    check_own,
     memory_limit,
 )
 from joblib_distributed.data.mapping import map_file
+from joblib_distributed.data.presence import HOST, Presence
 from joblib_distributed.data.samples import Samples
-from joblib_distributed.data.writing import PART, Part
+from joblib_distributed.data.writing import NO_ROOM, PART, Part
 
 try:
     import fcntl
@@ -47,9 +48,6 @@ except ImportError:  # Windows: there are no stores, every process has its own c
 
 #: Whether this system can have stores at all.
 HAS_LOCKS = fcntl is not None
-
-#: The file whose content is the identity of the host, and whose lock says who is there.
-HOST = "host"
 
 #: Ending of the file that a process locks while it wants results.
 OWNER = ".owner"
@@ -90,11 +88,9 @@ class Store:
             raise StoreError("this system has no file locks (fcntl)")
         self.folder = Path(parent) / f"joblib-distributed-{os.getuid()}"
         check_file_system(Path(parent))
-        self._host = -1
-        self._process = os.getpid()
-        #: What tells this store from any other: the same for all processes that see
-        #: this very folder, whatever their host names and addresses.
-        self.identity = self._enter()
+        self._presence = Presence(self.folder)
+        #: See `Presence`.
+        self.identity = self._presence.identity
         size = os.statvfs(self.folder)
         most = min(size.f_blocks * size.f_frsize, memory_limit())
         self.cap = int(CAP_SHARE * most) if cap is None else cap
@@ -106,82 +102,17 @@ class Store:
         )
         self.sweep()
 
-    # ------------------------------------------------------------------ entering, leaving
-    def _enter(self) -> str:
-        while True:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self.folder, 0o700)
-            try:
-                check_own(self.folder)
-            except FileNotFoundError:  # removed by the last one out
-                continue
-            identity = self._enter_host()
-            if identity:
-                return identity
-
-    def _enter_host(self) -> str:
-        """Take our place among the users of the store; empty if it was just removed."""
-        path = self.folder / HOST
-        try:
-            if not path.exists():
-                self._make_host(path)
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        except FileNotFoundError:  # removed by the last one out
-            return ""
-        fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for one that is leaving
-        if os.fstat(descriptor).st_nlink == 0:
-            os.close(descriptor)
-            return ""
-        self._host = descriptor
-        return os.pread(descriptor, 100, 0).decode()
-
-    def _make_host(self, path: Path) -> None:
-        """Make the file, complete from the moment it has its name."""
-        made = f"{path}.{secrets.token_hex(8)}{PART}"
-        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # or it would be swept
-            os.write(descriptor, secrets.token_hex(16).encode())
-            with contextlib.suppress(FileExistsError):
-                os.link(made, path)
-            # Or a child that was forked meanwhile would keep it.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-        finally:
-            os.close(descriptor)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(made)
-
     def close(self) -> None:
         """Leave; the last one out removes the store."""
-        # A forked child shares its parent's locks: they are not its to change.
-        if self._host < 0 or self._process != os.getpid():
-            return
-        host, self._host = self._host, -1
-        try:
-            fcntl.flock(host, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(host)
-            return
-        try:
-            if os.fstat(host).st_nlink:
-                self._remove_all()
-        finally:
-            os.close(host)
-
-    def _remove_all(self) -> None:
-        # `HOST` goes last: while it has its name, whoever enters waits for our lock.
-        names = [name for name in os.listdir(self.folder) if name != HOST]
-        for name in [*names, HOST]:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.folder / name)
-        with contextlib.suppress(OSError):  # somebody is entering
-            os.rmdir(self.folder)
+        self._presence.leave()
 
     # ------------------------------------------------------------------------- buffers
     def get(self, name: str) -> Buffer | None:
         """Return a buffer, mapped read-only, or None if it is not here."""
         known = self._mapped.get(name)
         if known is not None:
+            with contextlib.suppress(OSError):  # it was removed
+                os.utime(self.folder / name)  # or what is mapped long is evicted first
             return known
         descriptor = self._open(name)
         if descriptor is None:
@@ -206,7 +137,8 @@ class Store:
         try:
             descriptor = os.open(self.folder / name, os.O_RDONLY | os.O_NOFOLLOW)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ELOOP):
+            # Without a descriptor for it, it is as good as not here.
+            if error.errno in NO_ROOM or error.errno == errno.ELOOP:
                 return None
             raise
         fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -319,10 +251,12 @@ class Store:
         return sorted(found)
 
     def _listed(self) -> list[str]:
-        """Return the names in the folder; none if somebody has removed it."""
+        """Return the names in the folder; none if it is gone, or cannot be read now."""
         try:
             return os.listdir(self.folder)
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
             return []
 
     def trim(self, coming: int = 0) -> None:
@@ -348,13 +282,15 @@ class Store:
                 excess -= size
 
     def evict_for(self, nbytes: int) -> bool:
-        """Evict what is not in use until so many bytes are gone; False if too few are."""
+        """Evict what is not in use until so many bytes are gone; False if nothing is."""
+        evicted = False
         for _, size, name in self.files():
-            if nbytes <= 0:
-                return True
             if self._evict(name):
+                evicted = True
                 nbytes -= size
-        return nbytes <= 0
+                if nbytes <= 0:
+                    break
+        return evicted
 
     def _evict(self, name: str) -> bool:
         """Remove a file that nobody has locked; tell whether there was one."""

@@ -110,7 +110,6 @@ class _Watch:
         if self._faults < 0:
             raise OSError(ctypes.get_errno(), "userfaultfd")
         self._pages = -1
-        self.process = os.getpid()
         try:
             features = _WP_ASYNC | _WP_UNPOPULATED
             self._tell(_UFFDIO_API, struct.pack("3Q", _API, features, 0))
@@ -223,6 +222,14 @@ class _Record:
         return self.first < other.end and other.first < self.end
 
 
+def _has_device() -> bool:
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+        return any(
+            " /dev/" in line and not line.split(None, 5)[5].startswith(_MEMORY)
+            for line in maps
+        )
+
+
 class Names:
     """Names of the buffers of this process. Thread-safe."""
 
@@ -266,11 +273,10 @@ class Names:
         now = time.monotonic()
         if now > self._next_look:
             self._next_look = now + LOOK_INTERVAL
-            with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
-                self._has_device = any(
-                    " /dev/" in line and not line.split(None, 5)[5].startswith(_MEMORY)
-                    for line in maps
-                )
+            try:
+                self._has_device = _has_device()
+            except OSError:  # no descriptors are left: it may have one
+                self._has_device = True
         return self._has_device
 
     def _look(self, watch: _Watch, view: memoryview, start: int, name_it: NameIt) -> str:

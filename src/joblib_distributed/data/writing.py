@@ -41,6 +41,22 @@ WRITE_STEP = 2**30
 COPY_STEP = 2**24
 
 
+#: What an error says that evicting may help against.
+EVICTABLE = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+#: What an error says when no file can be made, or grow, here and now: besides, the folder
+#: is gone; there are no descriptors or locks left; the file system is read-only.
+NO_ROOM = EVICTABLE | {
+    errno.ENOENT,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOLCK,
+    errno.ENOMEM,
+    errno.EROFS,
+}
+
+
 class NoRoomError(OSError):
     """A buffer does not fit into a store, also after evicting what is not in use."""
 
@@ -53,6 +69,11 @@ class Part:
     store : Store
     name : str
         Of the buffer.
+
+    Raises
+    ------
+    NoRoomError
+        If no file can be made in the store.
     """
 
     def __init__(self, store: Store, name: str) -> None:
@@ -62,16 +83,19 @@ class Part:
         self._view: memoryview | None = None
         self._path = store.folder / f"{name}.{secrets.token_hex(8)}{PART}"
         store.trim(size_of(name))
-        self.descriptor = self._create()
+        # Evicting gives back room for names, too: what a file system calls inodes.
+        self.descriptor = self._evicting(0, self._create)
 
     def _create(self) -> int:
         while True:
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+            descriptor = os.open(self._path, flags, 0o600)
             try:
-                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-                descriptor = os.open(self._path, flags, 0o600)
-            except FileNotFoundError as error:  # somebody has removed the folder
-                raise NoRoomError(*error.args) from error
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            except OSError:
+                os.close(descriptor)
+                os.unlink(self._path)
+                raise
             if os.fstat(descriptor).st_nlink:
                 return descriptor
             os.close(descriptor)  # swept before it was locked
@@ -135,15 +159,19 @@ class Part:
             self._evicting(nbytes, allocate)
 
     def _evicting(self, nbytes: int, act: Callable[[], T]) -> T:
-        """Do what takes so much room, evicting for it as long as that helps."""
+        """Do what takes so much room, evicting for it until it works or nothing is left.
+
+        There may be room that was free before: that less was evicted says nothing.
+        """
         while True:
             try:
                 return act()
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                if error.errno in EVICTABLE and self._store.evict_for(nbytes):
+                    continue
+                if error.errno not in NO_ROOM:
                     raise
-                if not self._store.evict_for(nbytes):
-                    raise NoRoomError(*error.args) from error
+                raise NoRoomError(*error.args) from error
 
     def publish(self) -> Buffer | None:
         """Give the file its name; None if it was evicted before it could be mapped."""

@@ -34,7 +34,7 @@ def check_workers(client: Any, seen: set[str], members: Callable[[], Any]) -> No
     ----------
     client : distributed.Client
     seen : set of str
-        Addresses of those that passed; is added to.
+        Addresses of those that passed; is added to, and those that are gone removed.
     members : callable
         Returns the addresses of all.
 
@@ -44,7 +44,9 @@ def check_workers(client: Any, seen: set[str], members: Callable[[], Any]) -> No
         If one runs another minor version of Python, or lacks a package.
     """
     deadline = time.monotonic() + ANSWER_TIMEOUT
-    unanswered = set(members()) - seen
+    present = set(members())
+    seen &= present
+    unanswered = present - seen
     questions = {_question(client, address): address for address in unanswered}
     while questions and time.monotonic() < deadline:
         done, _ = concurrent.futures.wait(questions, ANSWER_INTERVAL)
@@ -53,7 +55,7 @@ def check_workers(client: Any, seen: set[str], members: Callable[[], Any]) -> No
             if refusals.check_answer(address, question.result()):
                 seen.add(address)
         # One that died meanwhile will not answer.
-        present = members() if questions else ()
+        present = set(members() if questions else ())
         questions = {q: a for q, a in questions.items() if a in present}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from joblib_distributed.data.host import host_store
 from joblib_distributed.data.payload import Packer
 from joblib_distributed.data.store import Buffer
-from joblib_distributed.data.tasks import Scattered, Sharing, Tasks
+from joblib_distributed.data.tasks import PackedTask, Scattered, Sharing, Tasks
 from joblib_distributed.driver.batching import BatchPolicy
 from joblib_distributed.driver.inputs import Inputs
 from joblib_distributed.driver.traffic import Tally
@@ -63,7 +63,10 @@ class Intake:
         NotATaskError, TaskPackingError
             To be raised where the user can see it.
         """
-        return self._packer.read(item)
+        task = self._packer.read(item)
+        if type(task) is PackedTask:
+            self.inputs.note_read(task)
+        return task
 
     def _put(self, content: memoryview) -> Buffer:
         assert self._sharing is not None, "nothing is large if nothing is shared"

@@ -25,6 +25,10 @@ DIRECT_GRACE = 0.3
 #: been busy. A guess.
 INDIRECT_FOR = 60.0
 
+#: Workers of which is remembered how they are reached; the first heard of go first, and
+#: are asked again. A guess: more than a cluster has.
+REMEMBERED = 10_000
+
 
 class Reach:
     """The workers of a cluster, as its client reaches them.
@@ -90,11 +94,13 @@ class Reach:
         if time.monotonic() > until:
             # Meanwhile the scheduler is as good a way.
             self._is_direct[address] = False, time.monotonic() + DIRECT_TIMEOUT
+            if len(self._is_direct) > REMEMBERED:
+                del self._is_direct[next(iter(self._is_direct))]
             probe = asyncio.ensure_future(self._probe(address))
             self._probes.add(probe)
             probe.add_done_callback(self._probes.discard)
             await asyncio.wait({probe}, timeout=DIRECT_GRACE)
-            is_direct, _ = self._is_direct[address]
+            is_direct, _ = self._is_direct.get(address, (False, until))
         return is_direct
 
     async def _probe(self, address: str) -> None:

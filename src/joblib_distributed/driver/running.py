@@ -188,6 +188,7 @@ class RunningCall:
         """Send tasks whose results joblib wants together, as `intake` has read them."""
         number = next(self._numbers)
         tasks = self.intake.take(items)
+        self.intake.inputs.note_dispatched(number, tasks)
         if number == 0 and self._sharing is not None:
             scattered = self._sender.scattered()
             if scattered:
@@ -334,6 +335,7 @@ class RunningCall:
             else:
                 self._send(instruction)
         elif isinstance(instruction, (Deliver, DeliverError)):
+            self.intake.inputs.note_delivered(instruction.delivery)
             callback = self._callbacks.pop(instruction.delivery)
             self._jobs.put(functools.partial(self.deliver, callback, instruction))
         elif isinstance(instruction, Withhold):

@@ -105,7 +105,7 @@ class Supplier:
         since : int
             Value of `arrivals` when the host was sent what it wants them for.
         """
-        self._places[place.host] = place
+        self._note_place(place)
         mine, others = [], []
         for name, buffer in buffers.items():
             if self._directory.has_arrived_since(name, place.host, since):
@@ -125,6 +125,12 @@ class Supplier:
         if ended.arrival is Arrival.WHOLE:
             return ended._replace(arrival=joined.arrival)
         return ended
+
+    def _note_place(self, place: Place) -> None:
+        if place.host not in self._places:  # clusters grow and shrink, for days
+            hosts = self._directory.hosts
+            self._places = {h: p for h, p in self._places.items() if h in hosts}
+        self._places[place.host] = place
 
     async def spread(
         self,

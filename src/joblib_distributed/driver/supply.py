@@ -13,7 +13,7 @@ joblib_distributed.driver.supplier : carries out the transfers.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -26,6 +26,11 @@ DRIVER_TRANSFERS = 4
 
 #: The same for a host; the worker that sends has tasks to run, too. A guess.
 HOST_TRANSFERS = 2
+
+
+#: Buffers on hosts that are remembered; what was not used for longest goes first. What is
+#: forgotten is sent by the driver once more. A guess: a few MB, and more than hosts hold.
+REMEMBERED = 20_000
 
 
 class Transfer(NamedTuple):
@@ -47,6 +52,8 @@ class Directory:
         self.arrivals = 0
         # When, as a number of arrivals, a host got a buffer.
         self._holders: dict[str, dict[str, int]] = {}
+        # Names and hosts of these, the least recently used first.
+        self._used: OrderedDict[tuple[str, str], None] = OrderedDict()
         # In the order in which they were asked for.
         self._wanted: dict[tuple[str, str], None] = {}
         self._under_way: dict[tuple[str, str], str] = {}
@@ -57,6 +64,12 @@ class Directory:
         One that says later that it has not got it has evicted it.
         """
         return self._holders.get(name, {}).get(host, 0) > arrivals
+
+    @property
+    def hosts(self) -> set[str]:
+        """Those that have, want, get or give anything."""
+        pairs = (*self._used, *self._wanted, *self._under_way)
+        return {*(host for _, host in pairs), *self._under_way.values()} - {DRIVER}
 
     def want(self, name: str, host: str) -> None:
         """Note that a host has not got a buffer."""
@@ -79,6 +92,7 @@ class Directory:
         holders = self._holders.get(name, {})
         for host in holders:
             if busy[host] < HOST_TRANSFERS:
+                self._used.move_to_end((name, host))
                 return host
         sent = any(
             name == other and source == DRIVER
@@ -93,6 +107,10 @@ class Directory:
         self._end(transfer)
         self.arrivals += 1
         self._holders.setdefault(transfer.name, {})[transfer.host] = self.arrivals
+        self._used[transfer.name, transfer.host] = None
+        self._used.move_to_end((transfer.name, transfer.host))
+        while len(self._used) > REMEMBERED:
+            self._forget_holder(*next(iter(self._used)))
 
     def source_failed(self, transfer: Transfer) -> None:
         """Note that its source could not give the buffer: another one is to."""
@@ -110,5 +128,6 @@ class Directory:
     def _forget_holder(self, name: str, host: str) -> None:
         holders = self._holders.get(name, {})
         holders.pop(host, None)
+        self._used.pop((name, host), None)
         if not holders:
             self._holders.pop(name, None)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import mmap
 import os
 import pickle
@@ -22,41 +23,60 @@ from typing import Any
 
 from distributed import Worker
 
-#: Seconds that a task waits for its worker's nanny to have taken note. A guess: it does
-#: little else than answer.
+#: Seconds that a task, or a transfer, waits for its worker's nanny to have taken note. A
+#: guess: it does little else than answer.
 NANNY_TIMEOUT = 5.0
 
 _lock = threading.Lock()
-_accounted: weakref.WeakSet[Worker] = weakref.WeakSet()
+#: Of each worker: done once its nanny has taken note, or will not.
+_accounted: weakref.WeakKeyDictionary[Worker, concurrent.futures.Future[None]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def account_for_mappings(worker: Worker) -> None:
     """Have a worker with a limit on its memory, and its nanny, not count mapped files.
 
-    Called in a task's thread, before it maps any.
+    Called in a task's thread, before it maps any: nobody maps before the nanny is told.
     """
-    with _lock:  # nobody maps before the nanny is told
-        if worker not in _accounted:
-            _account(worker)
-            _accounted.add(worker)
+    concurrent.futures.wait([_account_once(worker)], NANNY_TIMEOUT)
 
 
-def _account(worker: Worker) -> None:
+async def account_on_loop(worker: Worker) -> None:
+    """Do the same on the worker's event loop, where it must not block."""
+    told = _account_once(worker)
+    if not told.done():  # shielded, as others wait for it, too
+        await asyncio.shield(asyncio.wrap_future(told))
+
+
+def _account_once(worker: Worker) -> concurrent.futures.Future[None]:
+    with _lock:
+        told = _accounted.get(worker)
+        if told is None:
+            told = _accounted[worker] = _account(worker)
+        return told
+
+
+def _account(worker: Worker) -> concurrent.futures.Future[None]:
+    told: concurrent.futures.Future[None] = concurrent.futures.Future()
     limit = getattr(getattr(worker, "memory_manager", None), "memory_limit", None)
     monitor: Any = getattr(worker, "monitor", None)
-    if not limit or not os.path.exists("/proc/self/statm"):
-        return
-    if hasattr(monitor, "get_process_memory"):
+    is_limited = limit and os.path.exists("/proc/self/statm")
+    if is_limited and hasattr(monitor, "get_process_memory"):
         monitor.get_process_memory = own_memory
-    if getattr(worker, "nanny", None) is None:
-        return
-    told = asyncio.run_coroutine_threadsafe(_tell_nanny(worker), worker.loop.asyncio_loop)
-    concurrent.futures.wait([told], NANNY_TIMEOUT)
+    if is_limited and getattr(worker, "nanny", None) is not None:
+        telling = _tell_nanny(worker)
+        return asyncio.run_coroutine_threadsafe(telling, worker.loop.asyncio_loop)
+    told.set_result(None)
+    return told
 
 
 async def _tell_nanny(worker: Worker) -> None:
-    async with worker.rpc(worker.nanny) as nanny:
-        await nanny.run(function=pickle.dumps(account_in_nanny))
+    # Whatever it raised there is raised here, too: all then stays as it was.
+    with contextlib.suppress(Exception):
+        async with worker.rpc(worker.nanny) as nanny:
+            said = nanny.run(function=pickle.dumps(account_in_nanny))
+            await asyncio.wait_for(said, NANNY_TIMEOUT)
 
 
 def account_in_nanny(dask_worker: Any) -> None:

@@ -29,6 +29,7 @@ from joblib_distributed.data.transfer import (
     Incoming,
 )
 from joblib_distributed.data.writing import NoRoomError
+from joblib_distributed.worker.accounting import account_on_loop
 
 #: Names of the operations.
 TAKE = "joblib_distributed_take"
@@ -53,6 +54,7 @@ class Supplies:
 
     async def read(self, name: str, start: int, end: int, temp_folder: str | None) -> Any:
         """Return a chunk of a buffer, or None if it is not on this host."""
+        await self._account()
         buffer = await offload(lambda: host_store(temp_folder).get(name))
         return None if buffer is None else to_serialize(buffer.view[start:end])
 
@@ -91,6 +93,7 @@ class Supplies:
             self._drop(transfer)
             return Arrival.NO_SOURCE.value
         if start == 0:
+            await self._account()
             try:
                 incoming = await offload(lambda: Incoming(host_store(temp_folder), name))
             except NoRoomError:
@@ -108,6 +111,12 @@ class Supplies:
             self._drop(transfer)
             return Arrival.NO_SOURCE.value
         return await self._write(transfer, incoming_or_none, start, content)
+
+    async def _account(self) -> None:
+        """Have what is mapped, which may be more than its limit, not end the worker."""
+        worker = self._worker()
+        if worker is not None:
+            await account_on_loop(worker)
 
     async def _ask_for(
         self, source: str, name: str, start: int, end: int, folder: str | None
