@@ -152,8 +152,9 @@ def _end(client: Any, comm: Any) -> None:
         comm.abort()
 
 
-#: Since when what was sent last by a connection has not arrived, and what that is.
-_unheard: weakref.WeakKeyDictionary[Any, tuple[str, float]] = weakref.WeakKeyDictionary()
+#: Since when what was sent last by a connection has not arrived: by the connection, and
+#: the key of each call's last attempt.
+_unheard: weakref.WeakKeyDictionary[Any, dict[str, float]] = weakref.WeakKeyDictionary()
 
 
 def _arrives(comm: Any, keys: Collection[str], states: Mapping[str, str | None]) -> bool:
@@ -161,16 +162,28 @@ def _arrives(comm: Any, keys: Collection[str], states: Mapping[str, str | None])
 
     Questions travel by others, which may live when this one is dead. It counts as dead if
     for long nothing is known of the attempt that was sent last, though all is written.
+    Each call looks at its own attempts, and tells nothing of those of another.
     """
     last = next(reversed([*keys]), "")
+    unheard = _unheard.setdefault(comm, {})
+    since = unheard.get(last)
+    for key in keys:
+        unheard.pop(key, None)
     if not last or states.get(last) is not None or getattr(comm, "buffer", True):
-        _unheard.pop(comm, None)
         return True
-    key, since = _unheard.get(comm, ("", 0.0))
-    if key != last:
-        _unheard[comm] = last, time.monotonic()
-        return True
-    return time.monotonic() - since < ANSWER_TIMEOUT
+    now = time.monotonic()
+    if since is None:
+        since = now
+        _forget_ended(unheard, now)
+    unheard[last] = since
+    return now - since < ANSWER_TIMEOUT
+
+
+def _forget_ended(unheard: dict[str, float], now: float) -> None:
+    """Forget what nobody looks at any more: it would have ended the connection."""
+    for key, since in list(unheard.items()):
+        if now - since > 2 * ANSWER_TIMEOUT:
+            del unheard[key]
 
 
 async def _ask(
