@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
 from typing import Any
 
 import distributed
+
+from joblib_distributed.driver import telling
 
 #: Seconds without a worker before it is told: where a worker that dies is started again,
 #: there is none for about as long. A guess.
@@ -61,7 +62,7 @@ def wait(probe: Any, seconds: float, address: str) -> None:
 def tell(address: str, seconds: float) -> None:
     """Tell that for so many seconds a worker is waited for."""
     until = "" if math.isinf(seconds) else f" for up to {seconds:g} seconds"
-    sys.stderr.write(
+    telling.tell(
         f"joblib_distributed: the scheduler at {address} has no worker. Waiting for one"
-        f"{until} (wait_for_workers_timeout={seconds:g}); tasks go on when it is there.\n"
+        f"{until} (wait_for_workers_timeout={seconds:g}); tasks go on when it is there."
     )

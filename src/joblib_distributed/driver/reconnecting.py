@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import threading
 import time
 import uuid
@@ -18,7 +17,7 @@ from typing import Any
 
 import distributed.comm
 
-from joblib_distributed.driver import refusals
+from joblib_distributed.driver import refusals, telling
 from joblib_distributed.driver.losses import LOST
 
 #: Seconds that one try to connect may take; dask's own tries come less and less often.
@@ -123,10 +122,10 @@ async def _wait_for_scheduler(client: Any, seconds: float, deadline: float) -> N
         trying.cancel()
         if not is_told:
             is_told = True
-            sys.stderr.write(
+            telling.tell(
                 f"joblib_distributed: the connection to the scheduler at {address} is "
                 f"lost. Waiting for it for up to {seconds:g} seconds "
-                f"(scheduler_timeout={seconds:g}); calls go on when it is back.\n"
+                f"(scheduler_timeout={seconds:g}); calls go on when it is back."
             )
         # Mostly a try takes its time; one with the wrong certificate fails at once, and
         # would be repeated without end.

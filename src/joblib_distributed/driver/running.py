@@ -18,7 +18,6 @@ import functools
 import itertools
 import math
 import queue
-import sys
 import threading
 import time
 import uuid
@@ -28,7 +27,7 @@ from joblib_distributed.data.host import host_store
 from joblib_distributed.data.outcome import unpack_missing
 from joblib_distributed.data.tasks import Sharing
 from joblib_distributed.data.transfer import Arrival
-from joblib_distributed.driver import refusals
+from joblib_distributed.driver import refusals, telling
 from joblib_distributed.driver.ahead import ReadAhead
 from joblib_distributed.driver.batching import BatchPolicy
 from joblib_distributed.driver.call import Call
@@ -339,8 +338,8 @@ class RunningCall:
         elif isinstance(instruction, Withhold):
             # Before what it would have been delivered with.
             self.withheld.append(instruction.error)
-            text = f"{instruction.error} It is raised after the other results.\n"
-            sys.stderr.write(f"joblib_distributed: {text}")
+            text = f"{instruction.error} It is raised after the other results."
+            telling.tell(f"joblib_distributed: {text}")
         elif isinstance(instruction, Supply):
             self._supply(instruction)
         elif isinstance(instruction, Release):
