@@ -81,13 +81,14 @@ def reconnect_for(client: Any, seconds: float) -> None:
     ensure_connected = type(client)._ensure_connected
 
     async def ensure_connected_or_lost(timeout: float | None = None) -> None:
-        # dask would stop trying, and leave the client as it is, for ever.
+        # dask would stop trying, and leave the client as it is, for ever. Before Python
+        # 3.11 an error of time is no `OSError`.
         try:
             await ensure_connected(client, timeout=timeout)
-        except LOST as error:
+        except (asyncio.TimeoutError, *LOST) as error:
             if isinstance(error, OSError):
                 raise
-            raise OSError(f"the connection was lost: {error}") from error
+            raise OSError(f"the connection was lost: {error!r}") from error
 
     client._reconnect = reconnect_patiently
     client._ensure_connected = ensure_connected_or_lost
@@ -116,7 +117,7 @@ async def _wait_for_scheduler(client: Any, seconds: float, deadline: float) -> N
         # Its own timeout does not end when somebody accepts, and then says nothing.
         await asyncio.wait({trying}, timeout=timeout + 1)
         if trying.done():
-            with contextlib.suppress(*LOST):
+            with contextlib.suppress(asyncio.TimeoutError, *LOST):
                 trying.result().abort()
                 return
         trying.cancel()
