@@ -49,6 +49,7 @@ from joblib_distributed.driver.fetching import fetch
 from joblib_distributed.driver.keys import has_idle_thread
 from joblib_distributed.driver.known import Durations, known_of
 from joblib_distributed.driver.losses import LOST
+from joblib_distributed.driver.presence import Presence
 from joblib_distributed.driver.reach import Reach
 from joblib_distributed.driver.supplier import HostSupplied, Place, Supplier
 from joblib_distributed.driver.turns import Turns
@@ -352,27 +353,32 @@ class Cluster:
     def _supplier(self) -> Supplier:
         if self._known.supplier is None:
             reach = Reach(self.client)
-            self._known.supplier = Supplier(reach.ask, reach.is_member)
+            presence = Presence(self.client, self._known.heartbeats)
+            self._known.supplier = Supplier(reach.ask, presence.is_there)
         return self._known.supplier
 
-    def spread(self, buffers: Mapping[str, Buffer], sharing: Sharing) -> HostSupplied:
+    def spread(
+        self, buffers: Mapping[str, Buffer], sharing: Sharing, frozen_after: float
+    ) -> HostSupplied:
         """Bring buffers to every host that lacks them, and wait for it.
 
         What cannot be brought now is when a task finds it missing.
         """
         spreading = asyncio.run_coroutine_threadsafe(
-            self._spread(buffers, sharing), self.client.loop.asyncio_loop
+            self._spread(buffers, sharing, frozen_after), self.client.loop.asyncio_loop
         )
         return spreading.result()
 
     async def _spread(
-        self, buffers: Mapping[str, Buffer], sharing: Sharing
+        self, buffers: Mapping[str, Buffer], sharing: Sharing, frozen_after: float
     ) -> HostSupplied:
         said = self.client.run(report_missing, tuple(buffers), sharing, on_error="ignore")
         with contextlib.suppress(asyncio.TimeoutError, RuntimeError, *LOST):
             answers = await asyncio.wait_for(said, checks.ANSWER_TIMEOUT)
             missing = map(unpack_missing, answers.values())
-            return await self._supplier().spread(missing, buffers, sharing.temp_folder)
+            return await self._supplier().spread(
+                missing, buffers, sharing.temp_folder, frozen_after
+            )
         return HostSupplied()
 
     def report_closed(self, post: Post) -> None:

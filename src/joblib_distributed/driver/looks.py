@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
+from joblib_distributed.driver import presence
 from joblib_distributed.driver.heartbeats import Heartbeats
 from joblib_distributed.driver.losses import LOST
 
@@ -207,11 +208,8 @@ async def _silent_attempts(
 ) -> frozenset[str]:
     found: frozenset[str] = frozenset()
     if states or heartbeats.knows_silent(frozen_after):
-        members = (await client.scheduler.identity())["workers"]
-        last_seen = {a: worker["last_seen"] for a, worker in members.items()}
-        now = time.monotonic()
-        heartbeats.note(last_seen, now)
-        workers = heartbeats.silent(now, frozen_after)
+        members = await presence.members(client, heartbeats)
+        workers = heartbeats.silent(time.monotonic(), frozen_after)
         if workers and heartbeats.others(workers):  # nobody else could run them
             found = await _silent(client, states, workers)
         status = {a: w.get("status") for a, w in members.items() if a not in workers}

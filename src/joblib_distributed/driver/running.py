@@ -190,7 +190,8 @@ class RunningCall:
         if number == 0 and self._sharing is not None:
             scattered = self._sender.scattered()
             if scattered:
-                spread = self._cluster.spread(scattered, self._sharing)
+                patience = self._options.frozen_after
+                spread = self._cluster.spread(scattered, self._sharing, patience)
                 self.intake.tally.note_sent(spread.by_driver, spread.by_hosts)
         if number == 0:
             self._expect(tasks[0].function_key)
@@ -379,7 +380,8 @@ class RunningCall:
             self._events.put(Supplied(supply.key, missing.address, along=True))
             return
         assert self._sharing is not None, "only what is shared is missing"
-        place = Place(missing.host, missing.address, self._sharing.temp_folder)
+        folder, patience = self._sharing.temp_folder, self._options.frozen_after
+        place = Place(missing.host, missing.address, folder, patience)
 
         def supplied(how: HostSupplied) -> None:
             self.intake.tally.note_sent(how.by_driver, how.by_hosts)
