@@ -157,8 +157,13 @@ class Options:
         """Whether they say which workers may run the tasks."""
         return bool(self.resources or (self.workers and not self.allow_other_workers))
 
-    def preferring(self, worker: str) -> Options:
-        """Return the same with a worker to be preferred, unless they name any."""
+    def preferring(self, worker: str, anywhere: bool = False) -> Options:
+        """Return the same with a worker to be preferred, unless they name any.
+
+        Or with none, if tasks are to run anywhere that they may.
+        """
+        if anywhere and self.allow_other_workers:
+            return dataclasses.replace(self, workers=None, allow_other_workers=False)
         if not worker or self.workers or self.resources:
             return self
         return dataclasses.replace(self, workers=worker, allow_other_workers=True)

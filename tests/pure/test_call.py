@@ -1416,9 +1416,25 @@ def test_what_no_worker_takes_is_sent_anew_once_and_to_any() -> None:
     assert call.handle(supplied(1)) == [Send(key(2), [only], worker=THERE)]
     assert call.handle(Looked(0, {key(2): "no-worker"}, 4)) == [
         Release([key(2)]),
-        Send(key(3), [only]),
+        Send(key(3), [only], anywhere=True),
     ]
     assert call.handle(Looked(1, {key(3): "no-worker"}, 4)) == []
+
+
+def test_what_was_taken_and_lost_its_worker_again_is_sent_anew_again() -> None:
+    """All workers of a cluster may be restarted twice in a call."""
+    call = new_call(stranded_timeout=10)
+    (only,) = dispatch(call, 1)
+    renew(call, 1)
+    assert call.handle(Looked(1, {key(2): None}, 4)) == []
+    assert call.handle(Looked(2, {key(2): "processing"}, 4)) == []
+    assert call.handle(Looked(100, {key(2): "no-worker"}, 4)) == [
+        Release([key(2)]),
+        Send(key(3), [only], anywhere=True),
+    ]
+    assert call.handle(Looked(105, {key(3): "processing"}, 4)) == []
+    release, sent = call.handle(AttemptLost(key(3)))
+    assert (release, sent) == (Release([key(3)]), Send(key(4), [only]))
 
 
 def test_nothing_is_sent_anew_while_the_cluster_has_no_worker() -> None:
@@ -1482,9 +1498,9 @@ def test_attempt_that_finds_a_worker_is_not_stranded_any_more() -> None:
     renew(call, 1)
     assert call.handle(Looked(0, {key(2): "no-worker"}, 4)) == []
     assert call.handle(Looked(9, {key(2): "processing"}, 4)) == []
-    assert call.handle(Looked(10, {key(2): "no-worker"}, 4)) == []
-    assert call.handle(Looked(19, {key(2): "no-worker"}, 4)) == []
-    assert len(call.handle(Looked(20, {key(2): "no-worker"}, 4))) == 2
+    assert len(call.handle(Looked(10, {key(2): "no-worker"}, 4))) == 2
+    assert call.handle(Looked(19, {key(3): "no-worker"}, 4)) == []
+    assert len(call.handle(Looked(20, {key(3): "no-worker"}, 4))) == 2
 
 
 def looked(
@@ -1516,7 +1532,8 @@ def test_what_is_sent_once_more_for_another_reason_counts_anew() -> None:
     call.handle(looked(103, {key(1): "no-worker"}, 4, sent=100))
     call.handle(looked(106, {key(2): "processing"}, 4, sent=103))
     call.handle(AttemptLost(key(2)))
-    later = [looked(now, {key(3): "no-worker"}, 4, sent=107) for now in (110, 116, 117)]
+    call.handle(looked(110, {key(3): "no-worker"}, 4, sent=107))
+    later = [looked(now, {key(4): "no-worker"}, 4, sent=110) for now in (113, 116, 117)]
     assert given_up_at(call, later) == 117
 
 
@@ -1537,9 +1554,9 @@ def test_time_with_a_worker_does_not_count(threads: int, state: str) -> None:
     dispatch(call, 1)
     renew(call, 1)
     call.handle(looked(103, {key(2): "processing"}, 4, sent=100))
-    later = [
-        looked(now, {key(2): state}, threads, sent=100) for now in (1000, 1009, 1010)
-    ]
+    call.handle(looked(1000, {key(2): state}, threads, sent=100))
+    (last,) = call.in_flight
+    later = [looked(now, {last: state}, threads, sent=1000) for now in (1009, 1010)]
     assert given_up_at(call, later) == 1010
 
 

@@ -746,6 +746,9 @@ class LedgerMachine(RuleBasedStateMachine):
                 if not looked.threads:
                     attempt.stranded_since = max(attempt.stranded_since, threads_at)
             attempt.arrived = attempt.arrived or said is not None
+            if said not in (None, "no-worker"):
+                for task in attempt.tasks:
+                    task.renewed = False
             attempt.unknown = attempt.unknown + 1 if said in (None, "erred") else 0
             if attempt.unknown >= attempt.patience:
                 gone.append(key)

@@ -151,6 +151,9 @@ class Send:
     box: float | None = None
     #: Addresses of workers that should not run it, if others can.
     avoiding: frozenset[str] = frozenset()
+    #: Whether the options' preference for workers is to be ignored, as none of them took
+    #: it: the scheduler would wait for these to come back.
+    anywhere: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

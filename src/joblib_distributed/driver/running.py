@@ -367,7 +367,7 @@ class RunningCall:
         self._arrivals[send.key] = self._cluster.arrivals
         batch = self._sender.payload(send.tasks, send.with_buffers, send.box, send.key)
         self.intake.tally.note_sent(sum(map(len, batch.buffers.values())))
-        options = self._options.preferring(send.worker)
+        options = self._options.preferring(send.worker, send.anywhere)
         inputs = self.intake.inputs.futures(batch.inputs)
         self._cluster.send(
             send.key, batch, options, self._events.put, inputs, send.avoiding
