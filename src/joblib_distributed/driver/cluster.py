@@ -184,22 +184,23 @@ class Cluster:
             If there is none after ``wait_for_workers_timeout`` seconds. A timeout of 0
             gives 0 threads instead, for joblib to refuse.
         """
-        threads = self.threads(options)
-        if threads or not options.wait_for_workers_timeout:
+        threads, timeout = self.threads(options), options.wait_for_workers_timeout
+        if threads or not timeout:
             return threads
-        # A task that waits is what makes an adaptive cluster start a worker.
-        probe = self.client.submit(
+        return absence.wait(
+            lambda: self._insist(lambda: self._probe(options)),
+            lambda: self.threads(options),
+            timeout,
+            self._address,
+        )
+
+    def _probe(self, options: Options) -> Future[Any]:
+        """Send a task that does nothing, where those of a call may run."""
+        if self.closed:
+            raise refusals.closed()
+        return self.client.submit(
             pickle.loads, pack_invocation(int), pure=False, **options.constraints()
         )
-        try:
-            absence.wait(probe, options.wait_for_workers_timeout, self._address)
-        except distributed.TimeoutError as error:
-            raise refusals.no_workers(
-                options.wait_for_workers_timeout, self._address
-            ) from error
-        finally:
-            probe.release()
-        return self.threads(options)
 
     def check_workers(self) -> None:
         """Make sure that workers not seen before can run our tasks.
