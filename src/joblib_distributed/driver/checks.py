@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import functools
 import pickle
 import socket
 import time
@@ -77,7 +78,9 @@ async def _ask_worker(client: Any, address: str) -> object:
     return answers.get(address)
 
 
-def check_names(client: Any, names: Iterable[str], address: str) -> None:
+def check_names(
+    client: Any, names: Iterable[str], ask: Callable[[Callable[[], Any]], Any]
+) -> None:
     """Make sure that the scheduler can look up the addresses in ``workers``.
 
     It stumbles over one that it cannot, forgets the task, and says nothing.
@@ -87,8 +90,9 @@ def check_names(client: Any, names: Iterable[str], address: str) -> None:
     client : distributed.Client
     names : iterable of str
         Names and addresses of workers.
-    address : str
-        The scheduler's.
+    ask : callable
+        Returns what a function is told by the scheduler, however often its connection is
+        lost meanwhile.
 
     Raises
     ------
@@ -96,9 +100,15 @@ def check_names(client: Any, names: Iterable[str], address: str) -> None:
         If there is one.
     """
     for name in (name for name in names if ":" in name):
-        try:
-            client.nthreads([name])
-        except socket.gaierror as error:
+        error = ask(functools.partial(_look_up, client, name))
+        if error is not None:
             raise refusals.unknown_host(name, error) from error
-        except (RuntimeError, *LOST) as error:
-            raise refusals.no_answer(address, error) from error
+
+
+async def _look_up(client: Any, name: str) -> socket.gaierror | None:
+    """Return what the scheduler says of an address that it cannot look up."""
+    try:
+        await client.nthreads([name])
+    except socket.gaierror as error:
+        return error
+    return None

@@ -223,7 +223,7 @@ class Cluster:
             If it cannot.
         """
         names = options.constraints()["workers"] or ()
-        checks.check_names(self.client, names, self._address)
+        checks.check_names(self.client, names, self._ask)
 
     @property
     def _address(self) -> str:

@@ -1,0 +1,57 @@
+"""What is asked of a cluster before a call, and what its answers mean."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from joblib_distributed.driver import checks
+from joblib_distributed.errors import OptionValueError
+
+
+class FakeClient:
+    """Knows how many threads workers have; its scheduler cannot look up some hosts."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self._failures = list(failures)
+        self.asked: list[str] = []
+
+    async def nthreads(self, workers: list[str]) -> dict[str, int]:
+        (name,) = workers
+        self.asked.append(name)
+        if self._failures:
+            raise self._failures.pop(0)
+        if name.startswith("nowhere"):
+            raise socket.gaierror(-2, "Name or service not known")
+        return {name: 1}
+
+
+def insist(question: Callable[[], Any]) -> Any:
+    """Ask once more if the connection was lost, as a cluster does."""
+    try:
+        return asyncio.run(question())
+    except OSError:
+        return asyncio.run(question())
+
+
+def test_addresses_are_looked_up_and_names_are_not() -> None:
+    client = FakeClient()
+    checks.check_names(client, ["alice", "here:1", "tcp://there:2"], insist)
+    assert client.asked == ["here:1", "tcp://there:2"]
+
+
+def test_an_address_that_cannot_be_looked_up_is_named_and_asked_for_once() -> None:
+    client = FakeClient()
+    with pytest.raises(OptionValueError, match=r"workers='nowhere:1'.*Name or service"):
+        checks.check_names(client, ["here:1", "nowhere:1"], insist)
+    assert client.asked == ["here:1", "nowhere:1"]
+
+
+def test_a_connection_that_is_lost_meanwhile_is_asked_again() -> None:
+    client = FakeClient(OSError("reset"))
+    checks.check_names(client, ["here:1"], insist)
+    assert client.asked == ["here:1"] * 2
