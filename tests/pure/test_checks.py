@@ -55,3 +55,27 @@ def test_a_connection_that_is_lost_meanwhile_is_asked_again() -> None:
     client = FakeClient(OSError("reset"))
     checks.check_names(client, ["here:1"], insist)
     assert client.asked == ["here:1"] * 2
+
+
+class UnheardClient:
+    """Its own connection is lost whatever it asks."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def run(self, *_: object, **__: object) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("reset"),
+        RuntimeError("closed"),
+        ValueError("IOStream is not idle; cannot convert to SSL"),
+        asyncio.TimeoutError(),
+    ],
+    ids=repr,
+)
+def test_a_lost_connection_is_no_answer_of_a_worker(error: Exception) -> None:
+    assert asyncio.run(checks._ask_worker(UnheardClient(error), "tcp://a:1")) is None

@@ -35,10 +35,10 @@ Layout, top to bottom; each imports only what is below it::
     certificate.py  what its processes know each other by
     turns.py        one suspect at a time on a cluster, whoever's call it is of
     telling.py      tells the user what goes on
-    losses.py       what it looks like when a connection is lost
     seceding.py     leaving the worker's thread pool while a nested call waits
     joblib_hooks.py the only module that touches joblib's private names
     refusals.py     what is said when the cluster cannot serve a call; pure
+    losses.py       what it looks like when a connection is lost
     verdicts.py     what is said of a task that failed for a reason of ours; pure
     events.py       the events and instructions of call.py, and what else the
                     thread of a call hears; pure

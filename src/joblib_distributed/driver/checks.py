@@ -59,7 +59,7 @@ def check_workers(client: Any, seen: set[str], members: Callable[[], Any]) -> No
 
 
 def _question(client: Any, address: str) -> concurrent.futures.Future[object]:
-    """Ask one worker what it is; the answer may be the exception it gave."""
+    """Ask one worker what it is; the answer may be an exception, or None for none."""
     return asyncio.run_coroutine_threadsafe(
         _ask_worker(client, address), client.loop.asyncio_loop
     )
@@ -73,8 +73,8 @@ async def _ask_worker(client: Any, address: str) -> object:
             workers=[address],
             on_error="return",
         )
-    except (RuntimeError, *LOST) as error:
-        return error
+    except (asyncio.TimeoutError, RuntimeError, *LOST):
+        return None  # the client's own connection: that tells nothing of the worker
     return answers.get(address)
 
 

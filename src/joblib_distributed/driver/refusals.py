@@ -9,6 +9,7 @@ import signal
 import sys
 from typing import Any
 
+from joblib_distributed.driver.losses import is_loss
 from joblib_distributed.errors import (
     AsynchronousClientError,
     ClusterClosedError,
@@ -155,7 +156,7 @@ def check_answer(address: str, answer: object) -> bool:
     EnvironmentMismatchError
         If it cannot run our tasks.
     """
-    if answer is None or isinstance(answer, OSError):
+    if answer is None or is_loss(answer):
         return False
     if isinstance(answer, BaseException):
         raise EnvironmentMismatchError(
