@@ -1654,6 +1654,7 @@ def test_the_first_to_finish_wins(winner: int, loser: int) -> None:
     call, tasks = raced(2, 1)
     assert call.handle(finished(winner, value(0), value(1))) == [
         Release([key(loser)]),
+        Interrupt([key(loser)]),
         Deliver(0, tasks[:2], [value(0), value(1)]),
         Release([key(winner)]),
     ]
@@ -1807,6 +1808,7 @@ def test_when_all_have_fallen_silent_another_is_sent() -> None:
     assert silence(call, 1, 2) == []
     assert call.handle(finished(2, value(0), value(1))) == [
         Release([key(1), key(3)]),
+        Interrupt([key(1), key(3)]),
         Deliver(0, tasks, [value(0), value(1)]),
         Release([key(2)]),
     ]
@@ -1835,12 +1837,14 @@ def test_what_was_raced_is_raced_anew_when_it_is_sent_again() -> None:
     call, (first, second) = raced(2)
     assert call.handle(finished(2, value(0), NOT_RUN)) == [
         Release([key(1)]),
+        Interrupt([key(1)]),
         Release([key(2)]),
         Send(key(3), [second]),
     ]
     assert silence(call, 3) == [Send(key(4), [second])]
     assert call.handle(finished(3, value(1))) == [
         Release([key(4)]),
+        Interrupt([key(4)]),
         Deliver(0, [first, second], [value(0), value(1)]),
         Release([key(3)]),
     ]
@@ -1851,6 +1855,7 @@ def test_what_the_winner_has_not_run_is_sent_again(winner: int, loser: int) -> N
     call, tasks = raced(3)
     assert call.handle(finished(winner, value(0), NOT_RUN, value(2))) == [
         Release([key(loser)]),
+        Interrupt([key(loser)]),
         Release([key(winner)]),
         Send(key(3), [tasks[1]]),
     ]
@@ -1865,6 +1870,7 @@ def test_an_error_in_a_race_takes_one_retry() -> None:
     call, (only,) = raced(1, retries=1)
     assert call.handle(finished(2, error(0))) == [
         Release([key(1)]),
+        Interrupt([key(1)]),
         Release([key(2)]),
         Send(key(3), [only]),
     ]
@@ -1872,6 +1878,7 @@ def test_an_error_in_a_race_takes_one_retry() -> None:
     assert silence(call, 3) == [Send(key(4), [only])]
     assert call.handle(finished(3, error(0))) == [
         Release([key(4)]),
+        Interrupt([key(4)]),
         DeliverError(0, only, error(0)),
         Release([key(3)]),
     ]
@@ -1882,6 +1889,7 @@ def test_what_lacks_buffers_gives_up_the_race() -> None:
     call, (first, second) = raced(2)
     assert call.handle(finished(2, value(0), MISSING)) == [
         Release([key(1)]),
+        Interrupt([key(1)]),
         lacks(2, second),
         Release([key(2)]),
     ]
@@ -1918,6 +1926,7 @@ def test_a_race_goes_beyond_the_limit() -> None:
     ]
     assert call.handle(finished(3, value(0))) == [
         Release([key(1)]),
+        Interrupt([key(1)]),
         Deliver(0, [first], [value(0)]),
         Release([key(3)]),
         Send(key(4), [third]),
@@ -1931,6 +1940,7 @@ def test_one_job_at_a_time_is_raced() -> None:
     assert silence(call, 1) == [Send(key(2), [first])]
     assert call.handle(finished(2, value(0))) == [
         Release([key(1)]),
+        Interrupt([key(1)]),
         Deliver(0, [first], [value(0)]),
         Release([key(2)]),
         Send(key(3), [second]),
@@ -1971,6 +1981,7 @@ def test_what_is_still_wanted_of_an_attempt_is_raced() -> None:
     assert silence(call, 1) == [boxed(3, first)]
     assert call.handle(finished(1, value(0), value(1))) == [
         Release([key(3)]),
+        Interrupt([key(3)]),
         Deliver(0, [first], [value(0)]),
         Release([key(1)]),
     ]
@@ -1986,6 +1997,7 @@ def test_deliveries_of_several_rows_are_raced_as_they_were_sent() -> None:
         finished(2, values(0, 2), NOT_RUN, value(3), values(4, 2), value(6))
     ) == [
         Release([key(1)]),
+        Interrupt([key(1)]),
         Deliver(1, [task(6)], [value(6)]),
         Release([key(2)]),
         boxed(3, plain(2, 1)),
@@ -1994,6 +2006,7 @@ def test_deliveries_of_several_rows_are_raced_as_they_were_sent() -> None:
     assert silence(call, 3) == [boxed(4, plain(2, 1))]
     assert call.handle(finished(4, values(2, 1))) == [
         Release([key(3)]),
+        Interrupt([key(3)]),
         Deliver(
             0,
             [plain(0, 2), plain(2, 1), task(3), plain(4, 2)],
@@ -2081,6 +2094,7 @@ def test_a_raced_suspect_that_was_not_run_runs_alone_again() -> None:
     call, tasks = raced_suspect(1)
     assert call.handle(finished(3, NOT_RUN)) == [
         Release([key(2)]),
+        Interrupt([key(2)]),
         Release([key(3)]),
         alone(4, tasks[0]),
     ]
@@ -2098,6 +2112,7 @@ def test_suspects_wait_for_the_end_of_a_race() -> None:
     assert call.handle(AttemptKilled(key(2), "")) == [Release([key(2)])]
     assert call.handle(finished(3, value(0))) == [
         Release([key(1)]),
+        Interrupt([key(1)]),
         Deliver(0, [tasks[0]], [value(0)]),
         Release([key(3)]),
         alone(4, tasks[1]),
@@ -2435,6 +2450,7 @@ def test_what_another_worker_has_too_is_not_given_to_a_third() -> None:
     # Whichever reports has tasks sent again that it has not run.
     assert call.handle(finished(1, values(0, 1), not_run(3))) == [
         Release([key(2)]),
+        Interrupt([key(2)]),
         Release([key(1)]),
         boxed(3, plain(1, 3)),
     ]
@@ -2446,6 +2462,7 @@ def test_only_what_an_attempt_kept_is_raced_when_it_falls_silent() -> None:
     assert silence(call, 1) == [boxed(3, plain(0, 2))]
     assert call.handle(finished(3, values(0, 2))) == [
         Release([key(1)]),
+        Interrupt([key(1)]),
         Release([key(3)]),
     ]
     assert call.handle(finished(2, values(2, 2)))[0] == Deliver(

@@ -208,8 +208,9 @@ class Call:
         if others:
             self._strays = True
             yield Release(others)
-            if self.races_stragglers:
-                yield Interrupt(others)
+            # Also for who is frozen, and may thaw: what it has must not run on beside
+            # more tasks than the limit says.
+            yield Interrupt(others)
 
     def _race(self, attempt: Attempt, avoiding: frozenset[str]) -> Iterable[Instruction]:
         """Send what a worker was given to another, too."""
