@@ -18,6 +18,7 @@ from joblib_distributed.data.tasks import PackedTask, PlainTasks, Tasks
 from joblib_distributed.driver import call as ledger
 from joblib_distributed.driver.batching import FLIGHTS, SENDS_AT_ONCE, BatchPolicy
 from joblib_distributed.driver.call import Call
+from joblib_distributed.driver.entries import RACING_ALLOWED
 from joblib_distributed.driver.events import (
     AttemptFailed,
     AttemptFinished,
@@ -1767,6 +1768,28 @@ def test_what_is_stranded_twice_over_fails_once() -> None:
     assert isinstance(failed, DeliverError)
     assert (failed.task, type(failed.error)) == (first, NoWorkersError)
     assert call.in_flight == frozenset()
+
+
+def test_what_is_stranded_while_another_is_out_may_be_raced_again() -> None:
+    """It has cost no worker: the race is not over because of it."""
+    call, tasks = raced(1)
+    for number in range(2, 3 + RACING_ALLOWED):
+        states = {key(number): "queued"}
+        assert call.handle(Looked(0, states, 0)) == []
+        assert call.handle(Looked(10, states, 0)) == [Release([key(number)])]
+        assert silence(call, 1) == [Send(key(number + 1), tasks)]
+
+
+def test_what_is_killed_while_another_is_out_counts_in_the_race() -> None:
+    """Its task may be what kills: not all workers are to be lost to it."""
+    call, tasks = raced(1)
+    for number in range(2, RACING_ALLOWED):
+        assert call.handle(AttemptKilled(key(number), "")) == [Release([key(number)])]
+        assert silence(call, 1) == [Send(key(number + 1), tasks)]
+    assert call.handle(AttemptKilled(key(RACING_ALLOWED), "")) == [
+        Release([key(RACING_ALLOWED)])
+    ]
+    assert silence(call, 1) == []
 
 
 def test_what_fails_to_start_twice_over_fails_once() -> None:

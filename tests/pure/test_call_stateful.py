@@ -811,6 +811,7 @@ class LedgerMachine(RuleBasedStateMachine):
         attempt = self.in_flight[key]
         self.strays = True
         if self.is_raced(key, gone):
+            attempt.race.keys.discard(key)
             return
         phrase = "has no worker left"
         if looked.threads:

@@ -317,7 +317,7 @@ class Call:
             return
         yield Release([event.key])
         if attempt.rivals(self.flights):
-            return
+            return  # it counts in the race: its tasks may be what killed the worker
         if not attempt.solo:
             self._suspects.extend(e for one in attempt.entries for e in one.singles())
             return
@@ -416,6 +416,7 @@ class Call:
         yield Release([key])
         self._strays = True
         if attempt.rivals(self.flights):
+            attempt.race.discard(key)  # as one that is lost
             return
         timeout = self._looks.stranded_timeout
         for entry in attempt.entries:
