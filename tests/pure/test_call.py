@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +17,7 @@ from joblib_distributed.data.outcome import (
 )
 from joblib_distributed.data.tasks import PackedTask, PlainTasks, Tasks
 from joblib_distributed.driver import call as ledger
+from joblib_distributed.driver import refusals
 from joblib_distributed.driver.batching import FLIGHTS, SENDS_AT_ONCE, BatchPolicy
 from joblib_distributed.driver.call import Call
 from joblib_distributed.driver.entries import RACING_ALLOWED
@@ -67,6 +69,15 @@ def error(index: int) -> Outcome:
 #: A worker whose host lacks a buffer.
 THERE = "tcp://there:1"
 MISSING = pack_missing(Missing("a host", THERE, ("a name",)))
+
+
+#: What is told of by `distributed.scheduler.KilledWorker`, as far as it is used.
+KILLED = SimpleNamespace(last_worker=SimpleNamespace(address="tcp://there:1"))
+
+
+def killed(number: int, deaths: int = 1) -> AttemptKilled:
+    detail = refusals.describe_death(KILLED, "SIGKILL")
+    return AttemptKilled(key(number), detail, deaths)
 
 
 def new_call(
@@ -1063,7 +1074,7 @@ def test_poison_is_failed_by_name_and_its_neighbours_are_delivered() -> None:
         Release([key(4)]),
         alone(5, tasks[1]),
     ]
-    release, failed, sent = call.handle(AttemptKilled(key(5), "4 workers died in turn."))
+    release, failed, sent = call.handle(killed(5))
     assert release == Release([key(5)])
     assert sent == alone(6, tasks[2])
     assert isinstance(failed, DeliverError)
@@ -1071,10 +1082,11 @@ def test_poison_is_failed_by_name_and_its_neighbours_are_delivered() -> None:
     assert type(failed.error) is WorkerDiedError
     assert (failed.error.index, failed.error.function) == (1, "f")
     assert str(failed.error) == (
-        "Task 1 (f) killed the worker processes that ran it, also when it ran alone: 4 "
-        "workers died in turn. That is more than deaths_allowed=0. The likely causes "
-        "are a crash in native code, os._exit, or more memory than the worker may use. "
-        "Run this task by itself to see, or give workers more memory."
+        "Task 1 (f) killed the worker processes that ran it, also when it ran alone: 1 "
+        "worker died, the last one tcp://there:1 (SIGKILL). That is more than "
+        "deaths_allowed=0. The likely causes are a crash in native code, os._exit, or "
+        "more memory than the worker may use. Run this task by itself to see, or give "
+        "workers more memory."
     )
     assert call.handle(finished(6, value(2))) == [
         Deliver(2, [tasks[2]], [value(2)]),
@@ -1104,10 +1116,13 @@ def test_each_death_counts_and_the_limit_is_named() -> None:
             Release([key(number)]),
             alone(number + 1, only),
         ]
-    release, failed = call.handle(AttemptKilled(key(3), "It died.", deaths=4))
+    release, failed = call.handle(killed(3, deaths=4))
     assert release == Release([key(3)])
     assert isinstance(failed, DeliverError)
-    assert "It died. That is more than deaths_allowed=6." in str(failed.error)
+    assert (
+        "also when it ran alone: 8 workers died in turn, the last one tcp://there:1 "
+        "(SIGKILL). That is more than deaths_allowed=6." in str(failed.error)
+    )
 
 
 def test_a_withheld_error_leaves_the_others_of_its_delivery() -> None:
@@ -2097,7 +2112,7 @@ def test_a_suspect_killed_in_both_attempts_is_to_blame(order: tuple[int, int]) -
     assert release == Release([key(other)])
     assert isinstance(failed, DeliverError)
     assert (failed.task, type(failed.error)) == (tasks[0], WorkerDiedError)
-    assert "also when it ran alone: the other." in message(failed)
+    assert "also when it ran alone: 1 worker died, the other." in message(failed)
     assert sent == Send(key(4), [tasks[1]])
 
 

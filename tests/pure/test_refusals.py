@@ -93,11 +93,9 @@ def test_how_a_process_ended(code: int, described: str) -> None:
 
 def test_a_death_is_told_with_how_the_last_worker_ended_if_that_is_known() -> None:
     error = KilledWorker("key", WorkerState(), 3)
-    assert refusals.describe_death(error) == (
-        "4 workers died in turn, the last one tcp://there:1."
-    )
+    assert refusals.describe_death(error) == "the last one tcp://there:1."
     assert refusals.describe_death(error, "SIGKILL") == (
-        "4 workers died in turn, the last one tcp://there:1 (SIGKILL)."
+        "the last one tcp://there:1 (SIGKILL)."
     )
 
 

@@ -208,8 +208,7 @@ class Call:
         if others:
             self._strays = True
             yield Release(others)
-            # Also for who is frozen, and may thaw: what it has must not run on beside
-            # more tasks than the limit says.
+            # Who is frozen may thaw, and run it beside as many as the limit allows.
             yield Interrupt(others)
 
     def _race(self, attempt: Attempt, avoiding: frozenset[str]) -> Iterable[Instruction]:
@@ -326,7 +325,8 @@ class Call:
         if entry.solo_deaths <= self._deaths_allowed:
             self._put_back([entry], suspect=True)
         elif entry.delivery.number in self._deliveries:
-            died = verdicts.worker_died(entry.tasks, event.detail, self._deaths_allowed)
+            deaths, allowed = entry.solo_deaths, self._deaths_allowed
+            died = verdicts.worker_died(entry.tasks, deaths, event.detail, allowed)
             if not self.withholds:
                 yield self._fail(entry, died)
                 return

@@ -39,7 +39,7 @@ class AttemptKilled:
     """The engine gave an attempt up because the workers that ran it died."""
 
     key: str
-    #: What is known of the last worker, for people.
+    #: What is known of the last worker, for people; ends a sentence.
     detail: str
     #: How many workers died.
     deaths: int = 1

@@ -122,11 +122,8 @@ def asynchronous(client: object) -> AsynchronousClientError:
 
 
 def describe_death(error: Any, ended: str = "") -> str:
-    """Put a `distributed.scheduler.KilledWorker` in words, and how the process ended."""
-    return (
-        f"{error.allowed_failures + 1} workers died in turn, the last one "
-        f"{error.last_worker.address}{ended and f' ({ended})'}."
-    )
+    """Say who died last of a `distributed.scheduler.KilledWorker`, and how it ended."""
+    return f"the last one {error.last_worker.address}{ended and f' ({ended})'}."
 
 
 def describe_exit(code: int) -> str:
