@@ -197,7 +197,7 @@ class Cluster:
     def _probe(self, options: Options) -> Future[Any]:
         """Send a task that does nothing, where those of a call may run."""
         if self.closed:
-            raise refusals.closed()
+            raise reconnecting.why_closed(self.client)
         return self.client.submit(
             pickle.loads, pack_invocation(int), pure=False, **options.constraints()
         )
@@ -268,7 +268,7 @@ class Cluster:
         places = {"buffers": list(inputs)} if inputs else {}
         with self._lock:
             if self.closed:
-                raise refusals.closed()
+                raise reconnecting.why_closed(self.client)
             # dask advises to scatter what is larger than its threshold, 10 MB: advice
             # that a user of joblib cannot follow.
             with _WITHOUT_ADVICE() if len(payload) > 2**20 else _AS_IS:
@@ -315,7 +315,7 @@ class Cluster:
                 of_input = error if inputs else None  # our own function never raises
                 event = AttemptFailed(key, f"{type(error).__name__}: {error}.", of_input)
         if self.closed and not isinstance(event, AttemptFinished):
-            event = ClusterFailed(refusals.closed())
+            event = ClusterFailed(reconnecting.why_closed(self.client))
         post(event)
 
     async def _killed(self, key: str, error: KilledWorker) -> AttemptKilled:
@@ -384,7 +384,7 @@ class Cluster:
 
     def report_closed(self, post: Post) -> None:
         """Post the end of the cluster, which is noticed when nothing else is heard."""
-        post(ClusterFailed(refusals.closed()))
+        post(ClusterFailed(reconnecting.why_closed(self.client)))
 
     def release(self, keys: Iterable[str]) -> None:
         """Have the engine forget attempts, running or not."""

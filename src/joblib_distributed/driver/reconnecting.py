@@ -13,12 +13,13 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import distributed.comm
 
 from joblib_distributed.driver import refusals, telling
 from joblib_distributed.driver.losses import LOST
+from joblib_distributed.errors import ClusterClosedError
 
 #: Seconds that one try to connect may take; dask's own tries come less and less often.
 #: A guess.
@@ -64,6 +65,7 @@ def reconnect_for(client: Any, seconds: float) -> None:
         is_back.clear()
         before = client._timeout
         deadline = time.monotonic() + seconds
+        _lost[client] = _Lost(client.scheduler.address, seconds, deadline)
         try:
             await _wait_for_scheduler(client, seconds, deadline)
             # A new name: under the old one the scheduler, if it has not noticed yet that
@@ -76,6 +78,8 @@ def reconnect_for(client: Any, seconds: float) -> None:
             await reconnect(client)
         finally:
             client._timeout = before
+            if client.status == "running" or time.monotonic() < deadline:
+                _lost.pop(client)  # in the second case somebody has closed it
             is_back.set()
 
     ensure_connected = type(client)._ensure_connected
@@ -99,6 +103,26 @@ def wait_until_back(client: Any) -> None:
     is_back = _is_back.get(client)
     if is_back is not None:
         is_back.wait()
+
+
+class _Lost(NamedTuple):
+    """A scheduler that a client looks for, or has given up."""
+
+    address: str
+    #: For how long it is looked for, and until when.
+    seconds: float
+    deadline: float
+
+
+_lost: weakref.WeakKeyDictionary[Any, _Lost] = weakref.WeakKeyDictionary()
+
+
+def why_closed(client: Any) -> ClusterClosedError:
+    """Return the error for a client that is closed: by somebody, or by itself."""
+    lost = _lost.get(client)
+    if lost is not None and time.monotonic() >= lost.deadline:
+        return refusals.given_up(lost.address, lost.seconds)
+    return refusals.closed(getattr(client.scheduler, "address", "(closed)"))
 
 
 #: Whether clients are connected, as far as they have noticed.
@@ -153,7 +177,7 @@ def insist(
             failed = error
         tries += 1
         if is_closed():
-            raise refusals.closed() from failed
+            raise why_closed(client) from failed
         if tries >= TRIES and time.monotonic() - began >= INSIST_FOR:
             raise refusals.no_answer(address, failed) from failed
         wait_until_back(client)

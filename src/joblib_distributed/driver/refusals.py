@@ -22,12 +22,23 @@ from joblib_distributed.errors import (
 )
 
 
-def closed() -> ClusterClosedError:
+def closed(address: str) -> ClusterClosedError:
     """Return the error for a client or cluster that was closed."""
     return ClusterClosedError(
-        "The dask client was closed while a joblib call was using it, or lost its "
-        "scheduler for longer than it waits. Keep the client and its cluster open until "
-        "the call returns, and run the call again with a new one."
+        f"The dask client of the scheduler at {address} was closed while a joblib call "
+        "was using it, or its cluster was. Keep both open until the call returns, and "
+        "run the call again with a new client."
+    )
+
+
+def given_up(address: str, seconds: float) -> ClusterClosedError:
+    """Return the error for a client that has lost its scheduler for too long."""
+    return ClusterClosedError(
+        f"The connection to the scheduler at {address} was lost, and could not be made "
+        f"again for {seconds:g} seconds (scheduler_timeout={seconds:g}): the dask client "
+        "has given up. The scheduler has probably stopped, or the network is cut. Run "
+        "the call again with a new client when it is back; if that takes longer, raise "
+        "scheduler_timeout."
     )
 
 
