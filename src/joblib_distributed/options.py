@@ -66,6 +66,8 @@ class Options:
         run more than once.
     scheduler_timeout : float
         Seconds for which a scheduler that was lost is looked for before the call fails.
+        It is the client that looks: of several calls on one, the last to begin says for
+        how long, and that stays so after it has ended.
     cap_n_jobs : bool
         Whether ``n_jobs`` limits the number of tasks that run at a time. If false,
         a call always uses the whole cluster.

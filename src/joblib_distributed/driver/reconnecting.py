@@ -52,6 +52,9 @@ def reconnect_for(client: Any, seconds: float) -> None:
     trying by ``_ensure_connected(timeout)``, and on ``id``, ``_pending_msg_buffer``,
     ``_timeout``, ``status`` and ``connection_args`` (distributed 2025.9 to 2026.8).
     Without them, it looks for as long as dask does.
+
+    Whoever says so last decides for all calls on the client, also for later ones that are
+    not ours: it is not known which of them live.
     """
     reconnect = getattr(type(client), "_reconnect", None)
     if reconnect is None or not all(hasattr(client, name) for name in _NAMES):
