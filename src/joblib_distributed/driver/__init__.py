@@ -33,7 +33,7 @@ Layout, top to bottom; each imports only what is below it::
     reach.py        asks single workers, by whichever way they are reached
     embedded.py     the cluster we start when there is none
     certificate.py  what its processes know each other by
-    turns.py        one suspect at a time on a cluster, whoever's call it is of
+    turns.py        one suspect at a time of all calls of this process on a cluster
     telling.py      tells the user what goes on
     seceding.py     leaving the worker's thread pool while a nested call waits
     joblib_hooks.py the only module that touches joblib's private names
