@@ -66,6 +66,8 @@ class Options:
         run more than once.
     scheduler_timeout : float
         Seconds for which a scheduler that was lost is looked for before the call fails.
+        It is the client that looks: of several calls on one, the last to begin says for
+        how long, and that stays so after it has ended.
     cap_n_jobs : bool
         Whether ``n_jobs`` limits the number of tasks that run at a time. If false,
         a call always uses the whole cluster.
@@ -157,8 +159,13 @@ class Options:
         """Whether they say which workers may run the tasks."""
         return bool(self.resources or (self.workers and not self.allow_other_workers))
 
-    def preferring(self, worker: str) -> Options:
-        """Return the same with a worker to be preferred, unless they name any."""
+    def preferring(self, worker: str, anywhere: bool = False) -> Options:
+        """Return the same with a worker to be preferred, unless they name any.
+
+        Or with none, if tasks are to run anywhere that they may.
+        """
+        if anywhere and self.allow_other_workers:
+            return dataclasses.replace(self, workers=None, allow_other_workers=False)
         if not worker or self.workers or self.resources:
             return self
         return dataclasses.replace(self, workers=worker, allow_other_workers=True)

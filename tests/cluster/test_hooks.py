@@ -608,7 +608,7 @@ def test_the_scheduler_tells_who_is_a_member(own_client: Client) -> None:
         own_client.sync(threads, member, "tcp://127.0.0.1:1"),
         own_client.sync(threads, "tcp://127.0.0.1:1"),
     ] == [{member: 1}, {}], because(
-        "the scheduler's operation ncores", "Cluster._is_member"
+        "the scheduler's operation ncores", "Presence.is_there"
     )
 
 

@@ -283,3 +283,43 @@ def test_the_sending_host_dies_in_the_middle(
     (receiver,) = {first, second} - {sender}
     assert receiver.namespace in console.result()
     assert stored(receiver) == SIZE
+
+
+#: Has what is asked of workers wait for a file `frozen` in `folder`, and says whom it is
+#: for; then nothing but a look at who reports ends the wait for an answer.
+HELD = """
+import asyncio, dask
+from joblib_distributed.driver import reach
+dask.config.set({"distributed.comm.timeouts.tcp": "1000s"})
+ask, reach.CHUNK_TIMEOUT = reach.Reach.ask, 1e6
+
+async def wait_and_ask(self, address, operation, **message):
+    await self._reaches(address)  # by a connection with that timeout
+    host = address.split("//")[1].split(":")[0]
+    if not os.path.exists(os.path.join(folder, "frozen")):
+        open(os.path.join(folder, "for-" + host), "w").close()
+    while not os.path.exists(os.path.join(folder, "frozen")):
+        await asyncio.sleep(0.01)
+    return await ask(self, address, operation, **message)
+
+reach.Reach.ask = wait_and_ask
+"""
+
+
+def test_a_host_that_freezes_while_it_is_given_data_is_passed_over(
+    cluster: HostCluster, tmp_path: Path
+) -> None:
+    console = console_of(cluster, 2)
+    console.run(f"folder = {str(tmp_path)!r}\n{HELD}array = numbers(0)")
+    console.start(
+        "with joblib.parallel_config('dask.distributed', scheduler_host=sys.argv[1], "
+        "frozen_after=1):\n"
+        "    result = asked(array, [delayed(total)(array, i) for i in range(4)])"
+    )
+    wait_until(lambda: list(tmp_path.iterdir()), DEADLINE, lambda: "no host is asked")
+    (asked,) = tmp_path.iterdir()
+    (frozen,) = (host for host in cluster.hosts if f"for-{host.address}" == asked.name)
+    frozen.freeze()
+    (tmp_path / "frozen").touch()
+    (other,) = set(cluster.hosts) - {frozen}
+    assert console.result() == [other.namespace]

@@ -129,11 +129,27 @@ def test_a_call_ends_when_its_scheduler_was_lost_for_too_long(
     client._timeout = LONG
     result = call_in_thread(client, tmp_path, seconds)
     relay.refuse()
-    with pytest.raises(ClusterClosedError, match="lost its scheduler for longer than"):
+    with pytest.raises(ClusterClosedError) as caught:
         result()
+    assert (
+        f"scheduler at {relay.address} was lost, and could not be made again for "
+        f"{seconds:g} seconds (scheduler_timeout={seconds:g})" in str(caught.value)
+    )
     assert client.status == "closed"
     assert client._timeout == LONG
     assert lines(capsys.readouterr().err) == [awaited(relay, text) for text in said]
+    mark(str(tmp_path), "go")
+
+
+def test_who_closes_a_client_that_has_lost_its_scheduler_is_told_so(
+    client: Client, relay: Relay, tmp_path: Path
+) -> None:
+    result = call_in_thread(client, tmp_path, LONG)
+    relay.refuse()
+    wait_until(lambda: client.status == "connecting", 30, lambda: client.status)
+    client.close()
+    with pytest.raises(ClusterClosedError, match="was closed while a joblib call was"):
+        result()
     mark(str(tmp_path), "go")
 
 

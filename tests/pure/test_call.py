@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,8 +17,10 @@ from joblib_distributed.data.outcome import (
 )
 from joblib_distributed.data.tasks import PackedTask, PlainTasks, Tasks
 from joblib_distributed.driver import call as ledger
+from joblib_distributed.driver import refusals
 from joblib_distributed.driver.batching import FLIGHTS, SENDS_AT_ONCE, BatchPolicy
 from joblib_distributed.driver.call import Call
+from joblib_distributed.driver.entries import RACING_ALLOWED
 from joblib_distributed.driver.events import (
     AttemptFailed,
     AttemptFinished,
@@ -66,6 +69,15 @@ def error(index: int) -> Outcome:
 #: A worker whose host lacks a buffer.
 THERE = "tcp://there:1"
 MISSING = pack_missing(Missing("a host", THERE, ("a name",)))
+
+
+#: What is told of by `distributed.scheduler.KilledWorker`, as far as it is used.
+KILLED = SimpleNamespace(last_worker=SimpleNamespace(address="tcp://there:1"))
+
+
+def killed(number: int, deaths: int = 1) -> AttemptKilled:
+    detail = refusals.describe_death(KILLED, "SIGKILL")
+    return AttemptKilled(key(number), detail, deaths)
 
 
 def new_call(
@@ -1062,7 +1074,7 @@ def test_poison_is_failed_by_name_and_its_neighbours_are_delivered() -> None:
         Release([key(4)]),
         alone(5, tasks[1]),
     ]
-    release, failed, sent = call.handle(AttemptKilled(key(5), "4 workers died in turn."))
+    release, failed, sent = call.handle(killed(5))
     assert release == Release([key(5)])
     assert sent == alone(6, tasks[2])
     assert isinstance(failed, DeliverError)
@@ -1070,10 +1082,11 @@ def test_poison_is_failed_by_name_and_its_neighbours_are_delivered() -> None:
     assert type(failed.error) is WorkerDiedError
     assert (failed.error.index, failed.error.function) == (1, "f")
     assert str(failed.error) == (
-        "Task 1 (f) killed the worker processes that ran it, also when it ran alone: 4 "
-        "workers died in turn. That is more than deaths_allowed=0. The likely causes "
-        "are a crash in native code, os._exit, or more memory than the worker may use. "
-        "Run this task by itself to see, or give workers more memory."
+        "Task 1 (f) killed the worker processes that ran it, also when it ran alone: 1 "
+        "worker died, the last one tcp://there:1 (SIGKILL). That is more than "
+        "deaths_allowed=0. The likely causes are a crash in native code, os._exit, or "
+        "more memory than the worker may use. Run this task by itself to see, or give "
+        "workers more memory."
     )
     assert call.handle(finished(6, value(2))) == [
         Deliver(2, [tasks[2]], [value(2)]),
@@ -1103,10 +1116,13 @@ def test_each_death_counts_and_the_limit_is_named() -> None:
             Release([key(number)]),
             alone(number + 1, only),
         ]
-    release, failed = call.handle(AttemptKilled(key(3), "It died.", deaths=4))
+    release, failed = call.handle(killed(3, deaths=4))
     assert release == Release([key(3)])
     assert isinstance(failed, DeliverError)
-    assert "It died. That is more than deaths_allowed=6." in str(failed.error)
+    assert (
+        "also when it ran alone: 8 workers died in turn, the last one tcp://there:1 "
+        "(SIGKILL). That is more than deaths_allowed=6." in str(failed.error)
+    )
 
 
 def test_a_withheld_error_leaves_the_others_of_its_delivery() -> None:
@@ -1416,9 +1432,25 @@ def test_what_no_worker_takes_is_sent_anew_once_and_to_any() -> None:
     assert call.handle(supplied(1)) == [Send(key(2), [only], worker=THERE)]
     assert call.handle(Looked(0, {key(2): "no-worker"}, 4)) == [
         Release([key(2)]),
-        Send(key(3), [only]),
+        Send(key(3), [only], anywhere=True),
     ]
     assert call.handle(Looked(1, {key(3): "no-worker"}, 4)) == []
+
+
+def test_what_was_taken_and_lost_its_worker_again_is_sent_anew_again() -> None:
+    """All workers of a cluster may be restarted twice in a call."""
+    call = new_call(stranded_timeout=10)
+    (only,) = dispatch(call, 1)
+    renew(call, 1)
+    assert call.handle(Looked(1, {key(2): None}, 4)) == []
+    assert call.handle(Looked(2, {key(2): "processing"}, 4)) == []
+    assert call.handle(Looked(100, {key(2): "no-worker"}, 4)) == [
+        Release([key(2)]),
+        Send(key(3), [only], anywhere=True),
+    ]
+    assert call.handle(Looked(105, {key(3): "processing"}, 4)) == []
+    release, sent = call.handle(AttemptLost(key(3)))
+    assert (release, sent) == (Release([key(3)]), Send(key(4), [only]))
 
 
 def test_nothing_is_sent_anew_while_the_cluster_has_no_worker() -> None:
@@ -1482,9 +1514,9 @@ def test_attempt_that_finds_a_worker_is_not_stranded_any_more() -> None:
     renew(call, 1)
     assert call.handle(Looked(0, {key(2): "no-worker"}, 4)) == []
     assert call.handle(Looked(9, {key(2): "processing"}, 4)) == []
-    assert call.handle(Looked(10, {key(2): "no-worker"}, 4)) == []
-    assert call.handle(Looked(19, {key(2): "no-worker"}, 4)) == []
-    assert len(call.handle(Looked(20, {key(2): "no-worker"}, 4))) == 2
+    assert len(call.handle(Looked(10, {key(2): "no-worker"}, 4))) == 2
+    assert call.handle(Looked(19, {key(3): "no-worker"}, 4)) == []
+    assert len(call.handle(Looked(20, {key(3): "no-worker"}, 4))) == 2
 
 
 def looked(
@@ -1516,7 +1548,8 @@ def test_what_is_sent_once_more_for_another_reason_counts_anew() -> None:
     call.handle(looked(103, {key(1): "no-worker"}, 4, sent=100))
     call.handle(looked(106, {key(2): "processing"}, 4, sent=103))
     call.handle(AttemptLost(key(2)))
-    later = [looked(now, {key(3): "no-worker"}, 4, sent=107) for now in (110, 116, 117)]
+    call.handle(looked(110, {key(3): "no-worker"}, 4, sent=107))
+    later = [looked(now, {key(4): "no-worker"}, 4, sent=110) for now in (113, 116, 117)]
     assert given_up_at(call, later) == 117
 
 
@@ -1537,9 +1570,9 @@ def test_time_with_a_worker_does_not_count(threads: int, state: str) -> None:
     dispatch(call, 1)
     renew(call, 1)
     call.handle(looked(103, {key(2): "processing"}, 4, sent=100))
-    later = [
-        looked(now, {key(2): state}, threads, sent=100) for now in (1000, 1009, 1010)
-    ]
+    call.handle(looked(1000, {key(2): state}, threads, sent=100))
+    (last,) = call.in_flight
+    later = [looked(now, {last: state}, threads, sent=1000) for now in (1009, 1010)]
     assert given_up_at(call, later) == 1010
 
 
@@ -1637,6 +1670,7 @@ def test_the_first_to_finish_wins(winner: int, loser: int) -> None:
     call, tasks = raced(2, 1)
     assert call.handle(finished(winner, value(0), value(1))) == [
         Release([key(loser)]),
+        Interrupt([key(loser)]),
         Deliver(0, tasks[:2], [value(0), value(1)]),
         Release([key(winner)]),
     ]
@@ -1751,6 +1785,28 @@ def test_what_is_stranded_twice_over_fails_once() -> None:
     assert call.in_flight == frozenset()
 
 
+def test_what_is_stranded_while_another_is_out_may_be_raced_again() -> None:
+    """It has cost no worker: the race is not over because of it."""
+    call, tasks = raced(1)
+    for number in range(2, 3 + RACING_ALLOWED):
+        states = {key(number): "queued"}
+        assert call.handle(Looked(0, states, 0)) == []
+        assert call.handle(Looked(10, states, 0)) == [Release([key(number)])]
+        assert silence(call, 1) == [Send(key(number + 1), tasks)]
+
+
+def test_what_is_killed_while_another_is_out_counts_in_the_race() -> None:
+    """Its task may be what kills: not all workers are to be lost to it."""
+    call, tasks = raced(1)
+    for number in range(2, RACING_ALLOWED):
+        assert call.handle(AttemptKilled(key(number), "")) == [Release([key(number)])]
+        assert silence(call, 1) == [Send(key(number + 1), tasks)]
+    assert call.handle(AttemptKilled(key(RACING_ALLOWED), "")) == [
+        Release([key(RACING_ALLOWED)])
+    ]
+    assert silence(call, 1) == []
+
+
 def test_what_fails_to_start_twice_over_fails_once() -> None:
     call, (first, _) = raced(2)
     assert call.handle(AttemptFailed(key(2), "one")) == [Release([key(2)])]
@@ -1790,6 +1846,7 @@ def test_when_all_have_fallen_silent_another_is_sent() -> None:
     assert silence(call, 1, 2) == []
     assert call.handle(finished(2, value(0), value(1))) == [
         Release([key(1), key(3)]),
+        Interrupt([key(1), key(3)]),
         Deliver(0, tasks, [value(0), value(1)]),
         Release([key(2)]),
     ]
@@ -1818,12 +1875,14 @@ def test_what_was_raced_is_raced_anew_when_it_is_sent_again() -> None:
     call, (first, second) = raced(2)
     assert call.handle(finished(2, value(0), NOT_RUN)) == [
         Release([key(1)]),
+        Interrupt([key(1)]),
         Release([key(2)]),
         Send(key(3), [second]),
     ]
     assert silence(call, 3) == [Send(key(4), [second])]
     assert call.handle(finished(3, value(1))) == [
         Release([key(4)]),
+        Interrupt([key(4)]),
         Deliver(0, [first, second], [value(0), value(1)]),
         Release([key(3)]),
     ]
@@ -1834,6 +1893,7 @@ def test_what_the_winner_has_not_run_is_sent_again(winner: int, loser: int) -> N
     call, tasks = raced(3)
     assert call.handle(finished(winner, value(0), NOT_RUN, value(2))) == [
         Release([key(loser)]),
+        Interrupt([key(loser)]),
         Release([key(winner)]),
         Send(key(3), [tasks[1]]),
     ]
@@ -1848,6 +1908,7 @@ def test_an_error_in_a_race_takes_one_retry() -> None:
     call, (only,) = raced(1, retries=1)
     assert call.handle(finished(2, error(0))) == [
         Release([key(1)]),
+        Interrupt([key(1)]),
         Release([key(2)]),
         Send(key(3), [only]),
     ]
@@ -1855,6 +1916,7 @@ def test_an_error_in_a_race_takes_one_retry() -> None:
     assert silence(call, 3) == [Send(key(4), [only])]
     assert call.handle(finished(3, error(0))) == [
         Release([key(4)]),
+        Interrupt([key(4)]),
         DeliverError(0, only, error(0)),
         Release([key(3)]),
     ]
@@ -1865,6 +1927,7 @@ def test_what_lacks_buffers_gives_up_the_race() -> None:
     call, (first, second) = raced(2)
     assert call.handle(finished(2, value(0), MISSING)) == [
         Release([key(1)]),
+        Interrupt([key(1)]),
         lacks(2, second),
         Release([key(2)]),
     ]
@@ -1901,6 +1964,7 @@ def test_a_race_goes_beyond_the_limit() -> None:
     ]
     assert call.handle(finished(3, value(0))) == [
         Release([key(1)]),
+        Interrupt([key(1)]),
         Deliver(0, [first], [value(0)]),
         Release([key(3)]),
         Send(key(4), [third]),
@@ -1914,6 +1978,7 @@ def test_one_job_at_a_time_is_raced() -> None:
     assert silence(call, 1) == [Send(key(2), [first])]
     assert call.handle(finished(2, value(0))) == [
         Release([key(1)]),
+        Interrupt([key(1)]),
         Deliver(0, [first], [value(0)]),
         Release([key(2)]),
         Send(key(3), [second]),
@@ -1954,6 +2019,7 @@ def test_what_is_still_wanted_of_an_attempt_is_raced() -> None:
     assert silence(call, 1) == [boxed(3, first)]
     assert call.handle(finished(1, value(0), value(1))) == [
         Release([key(3)]),
+        Interrupt([key(3)]),
         Deliver(0, [first], [value(0)]),
         Release([key(1)]),
     ]
@@ -1969,6 +2035,7 @@ def test_deliveries_of_several_rows_are_raced_as_they_were_sent() -> None:
         finished(2, values(0, 2), NOT_RUN, value(3), values(4, 2), value(6))
     ) == [
         Release([key(1)]),
+        Interrupt([key(1)]),
         Deliver(1, [task(6)], [value(6)]),
         Release([key(2)]),
         boxed(3, plain(2, 1)),
@@ -1977,6 +2044,7 @@ def test_deliveries_of_several_rows_are_raced_as_they_were_sent() -> None:
     assert silence(call, 3) == [boxed(4, plain(2, 1))]
     assert call.handle(finished(4, values(2, 1))) == [
         Release([key(3)]),
+        Interrupt([key(3)]),
         Deliver(
             0,
             [plain(0, 2), plain(2, 1), task(3), plain(4, 2)],
@@ -2044,7 +2112,7 @@ def test_a_suspect_killed_in_both_attempts_is_to_blame(order: tuple[int, int]) -
     assert release == Release([key(other)])
     assert isinstance(failed, DeliverError)
     assert (failed.task, type(failed.error)) == (tasks[0], WorkerDiedError)
-    assert "also when it ran alone: the other." in message(failed)
+    assert "also when it ran alone: 1 worker died, the other." in message(failed)
     assert sent == Send(key(4), [tasks[1]])
 
 
@@ -2064,6 +2132,7 @@ def test_a_raced_suspect_that_was_not_run_runs_alone_again() -> None:
     call, tasks = raced_suspect(1)
     assert call.handle(finished(3, NOT_RUN)) == [
         Release([key(2)]),
+        Interrupt([key(2)]),
         Release([key(3)]),
         alone(4, tasks[0]),
     ]
@@ -2081,6 +2150,7 @@ def test_suspects_wait_for_the_end_of_a_race() -> None:
     assert call.handle(AttemptKilled(key(2), "")) == [Release([key(2)])]
     assert call.handle(finished(3, value(0))) == [
         Release([key(1)]),
+        Interrupt([key(1)]),
         Deliver(0, [tasks[0]], [value(0)]),
         Release([key(3)]),
         alone(4, tasks[1]),
@@ -2418,6 +2488,7 @@ def test_what_another_worker_has_too_is_not_given_to_a_third() -> None:
     # Whichever reports has tasks sent again that it has not run.
     assert call.handle(finished(1, values(0, 1), not_run(3))) == [
         Release([key(2)]),
+        Interrupt([key(2)]),
         Release([key(1)]),
         boxed(3, plain(1, 3)),
     ]
@@ -2429,6 +2500,7 @@ def test_only_what_an_attempt_kept_is_raced_when_it_falls_silent() -> None:
     assert silence(call, 1) == [boxed(3, plain(0, 2))]
     assert call.handle(finished(3, values(0, 2))) == [
         Release([key(1)]),
+        Interrupt([key(1)]),
         Release([key(3)]),
     ]
     assert call.handle(finished(2, values(2, 2)))[0] == Deliver(

@@ -746,6 +746,9 @@ class LedgerMachine(RuleBasedStateMachine):
                 if not looked.threads:
                     attempt.stranded_since = max(attempt.stranded_since, threads_at)
             attempt.arrived = attempt.arrived or said is not None
+            if said not in (None, "no-worker"):
+                for task in attempt.tasks:
+                    task.renewed = False
             attempt.unknown = attempt.unknown + 1 if said in (None, "erred") else 0
             if attempt.unknown >= attempt.patience:
                 gone.append(key)
@@ -808,6 +811,7 @@ class LedgerMachine(RuleBasedStateMachine):
         attempt = self.in_flight[key]
         self.strays = True
         if self.is_raced(key, gone):
+            attempt.race.keys.discard(key)
             return
         phrase = "has no worker left"
         if looked.threads:

@@ -185,6 +185,21 @@ def test_only_the_hooks_touch_private_names_of_joblib(module: str) -> None:
     assert private == []
 
 
+@pytest.mark.parametrize("module", [m for m in MODULES if m != "driver/telling.py"])
+def test_only_one_module_writes_to_the_users_streams(module: str) -> None:
+    found = [
+        f"{module}:{line} says {owner}.{name}"
+        for owner, name, line in attributes(module)
+        if owner == "sys" and name in ("stderr", "stdout")
+    ]
+    found += [
+        f"{module}:{node.lineno} prints"
+        for node in ast.walk(MODULES[module])
+        if isinstance(node, ast.Name) and node.id == "print"
+    ]
+    assert found == []
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_only_declared_dependencies_are_imported(module: str) -> None:
     declared = {

@@ -13,7 +13,7 @@ from joblib_distributed.errors import ClusterClosedError, SchedulerUnreachableEr
 
 
 class Client:
-    pass
+    scheduler = SimpleNamespace(address="an address")
 
 
 class Scheduler:
@@ -80,7 +80,7 @@ def test_one_that_never_answers_is_given_up(scheduler: Scheduler, tries: int) ->
 
 @pytest.mark.parametrize("scheduler", [(1000, 0.0, OSError("gone"))], indirect=True)
 def test_a_client_that_is_closed_is_not_asked_again(scheduler: Scheduler) -> None:
-    with pytest.raises(ClusterClosedError):
+    with pytest.raises(ClusterClosedError, match="at an address was closed while"):
         insist(Client(), scheduler.answer, lambda: True, "an address")
     assert scheduler.asked == 1
 

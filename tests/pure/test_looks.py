@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from joblib_distributed.driver import looks
+from joblib_distributed.driver import looks, presence
 from joblib_distributed.driver.heartbeats import Heartbeats
 from joblib_distributed.driver.looks import ANSWER_TIMEOUT, Look, look
 
@@ -35,6 +35,7 @@ class FakeTime:
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     clock = FakeTime()
     monkeypatch.setattr(looks, "time", clock)
+    monkeypatch.setattr(presence, "time", clock)
     return clock
 
 
@@ -429,10 +430,33 @@ def test_what_is_sent_later_is_waited_for_from_then_on(clock: FakeTime) -> None:
 def test_without_attempts_nothing_is_waited_for(clock: FakeTime) -> None:
     async def scene() -> None:
         client = FakeClient()
-        assert await looks_at(client, clock, ["a"], 0, JUST_LESS) == [True, True]
-        assert await looks_at(client, clock, [], JUST_ENOUGH, 100) == [True, True]
-        lives = await looks_at(client, clock, ["a"], 1, JUST_LESS, JUST_ENOUGH)
-        assert lives == [True, True, False]
+        assert await looks_at(client, clock, [], 0, JUST_LESS, 100) == [True] * 3
+
+    run(scene())
+
+
+@pytest.mark.parametrize("others", [[], ["known"], ["unknown"]], ids=str)
+def test_another_call_on_the_connection_keeps_it_from_nothing(
+    others: list[str], clock: FakeTime
+) -> None:
+    """A generator that nobody reads, say, looks on for as long as it lives."""
+
+    async def scene() -> None:
+        client = FakeClient()
+        client.scheduler.states = {"known": "processing"}
+        assert await looks_at(client, clock, ["a"], 0, JUST_LESS - 1) == [True] * 2
+        assert await looks_at(client, clock, others, 1) == [True]
+        assert await looks_at(client, clock, ["a"], JUST_ENOUGH) == [False]
+
+    run(scene())
+
+
+def test_what_nobody_looks_at_any_more_is_forgotten(clock: FakeTime) -> None:
+    async def scene() -> None:
+        client = FakeClient()
+        for key in ("a", "b", "c"):
+            assert await looks_at(client, clock, [key], 3 * ANSWER_TIMEOUT) == [True]
+        assert list(looks._unheard[client.comm]) == ["c"]
 
     run(scene())
 

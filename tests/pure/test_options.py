@@ -585,6 +585,20 @@ def test_what_the_user_said_of_workers_goes_before_a_preference(
     assert options.preferring(worker) is options
 
 
+@pytest.mark.parametrize(
+    ("keywords", "expected"),
+    [
+        ({"workers": "alice", "allow_other_workers": True}, {}),
+        ({"workers": "alice"}, {"workers": "alice"}),
+        ({"resources": {"GPU": 1}}, {"resources": {"GPU": 1}}),
+    ],
+)
+def test_what_may_run_anywhere_prefers_nobody_but_runs_where_it_must(
+    keywords: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    assert changed(Options(**keywords).preferring("", anywhere=True)) == expected
+
+
 def test_a_folder_of_joblibs_is_made_whole_where_it_is_named(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,11 @@ import pytest
 from distributed.scheduler import KilledWorker
 
 from joblib_distributed.driver import refusals
-from joblib_distributed.errors import ClusterClosedError, SchedulerUnreachableError
+from joblib_distributed.errors import (
+    ClusterClosedError,
+    EnvironmentMismatchError,
+    SchedulerUnreachableError,
+)
 
 
 @pytest.mark.parametrize(
@@ -89,12 +93,34 @@ def test_how_a_process_ended(code: int, described: str) -> None:
 
 def test_a_death_is_told_with_how_the_last_worker_ended_if_that_is_known() -> None:
     error = KilledWorker("key", WorkerState(), 3)
-    assert refusals.describe_death(error) == (
-        "4 workers died in turn, the last one tcp://there:1."
-    )
+    assert refusals.describe_death(error) == "the last one tcp://there:1."
     assert refusals.describe_death(error, "SIGKILL") == (
-        "4 workers died in turn, the last one tcp://there:1 (SIGKILL)."
+        "the last one tcp://there:1 (SIGKILL)."
     )
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        OSError("reset"),
+        TimeoutError(),
+        ValueError("IOStream is not idle; cannot convert to SSL"),
+    ],
+    ids=repr,
+)
+def test_who_could_not_be_asked_has_not_answered(answer: object) -> None:
+    assert not refusals.check_answer("tcp://there:1", answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [ModuleNotFoundError("No module"), ValueError("unsupported pickle protocol: 5")],
+    ids=repr,
+)
+def test_who_cannot_run_tasks_is_refused(answer: object) -> None:
+    with pytest.raises(EnvironmentMismatchError, match=f"tcp://there:1.*{answer}"):
+        refusals.check_answer("tcp://there:1", answer)
 
 
 class WorkerState:

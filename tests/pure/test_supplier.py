@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -12,6 +13,7 @@ import pytest
 
 from joblib_distributed.data import transfer
 from joblib_distributed.data.buffers import name_of, size_of
+from joblib_distributed.data.outcome import Missing
 from joblib_distributed.data.store import Buffer
 from joblib_distributed.data.transfer import Arrival
 from joblib_distributed.driver import supplier as module
@@ -56,6 +58,8 @@ class Hosts:
         self.held: dict[str, dict[str, bytearray]] = {}
         #: Workers that are no more.
         self.gone: set[str] = set()
+        #: Workers that do not report any more, or answer.
+        self.frozen: set[str] = set()
         #: Bytes that came from each source.
         self.sent: Counter[str] = Counter()
         #: Each chunk asked for: address and start.
@@ -98,8 +102,9 @@ class Hosts:
         finally:
             self._now -= 1
 
-    async def is_member(self, address: str) -> bool:
-        return address not in self.gone
+    async def is_there(self, address: str, frozen_after: float) -> bool:
+        is_frozen = address in self.frozen and frozen_after < math.inf
+        return address not in self.gone and not is_frozen
 
     def take(
         self,
@@ -168,7 +173,7 @@ async def assert_idle(supplier: Supplier) -> None:
 def test_a_buffer_comes_byte_for_byte() -> None:
     async def work() -> None:
         hosts = Hosts()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
         assert await supply(supplier, A) == BY_DRIVER
         assert hosts.held == {A.address: {BUFFER.name: bytearray(BUFFER.view)}}
         assert sorted(hosts.asked) == [(A.address, s) for s in range(0, 950, 100)]
@@ -183,7 +188,7 @@ def test_a_buffer_of_any_size_comes(size: int) -> None:
     async def work() -> None:
         hosts = Hosts()
         buffer = buffer_of(size)
-        supplied = await supply(Supplier(hosts.ask, hosts.is_member), A, buffer)
+        supplied = await supply(Supplier(hosts.ask, hosts.is_there), A, buffer)
         assert supplied == HostSupplied(Arrival.WHOLE, by_driver=size)
         assert hosts.have(buffer, A)
 
@@ -194,7 +199,7 @@ def test_the_first_chunk_goes_alone_and_a_few_at_a_time_follow() -> None:
     async def work() -> None:
         hosts = Hosts()
         hosts.gate.clear()
-        supplying = asyncio.create_task(supply(Supplier(hosts.ask, hosts.is_member), A))
+        supplying = asyncio.create_task(supply(Supplier(hosts.ask, hosts.is_there), A))
         await hosts.knocked.wait()
         for _ in range(10):  # whatever else would be asked for
             await asyncio.sleep(0)
@@ -209,7 +214,7 @@ def test_the_first_chunk_goes_alone_and_a_few_at_a_time_follow() -> None:
 def test_the_driver_sends_one_copy_and_hosts_pass_it_on() -> None:
     async def work() -> None:
         hosts = Hosts()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
         supplied = await asyncio.gather(*(supply(supplier, place) for place in (A, B, C)))
         assert supplied == [BY_DRIVER, BY_HOSTS, BY_HOSTS]
         assert hosts.have(BUFFER, A, B, C)
@@ -223,7 +228,7 @@ def test_the_driver_sends_one_copy_and_hosts_pass_it_on() -> None:
 def test_many_buffers_come_at_a_time() -> None:
     async def work() -> None:
         hosts = Hosts()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
         buffers = [buffer_of(250, seed) for seed in range(2 * DRIVER_TRANSFERS + 1)]
         supplied = await supply(supplier, A, *buffers)
         assert supplied == HostSupplied(Arrival.WHOLE, by_driver=250 * len(buffers))
@@ -236,7 +241,7 @@ def test_many_buffers_come_at_a_time() -> None:
 def test_the_worker_last_heard_of_on_a_host_is_asked() -> None:
     async def work() -> None:
         hosts = Hosts()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
         await supply(supplier, A)
         other = A._replace(address="tcp://a:2")
         hosts.held[other.address] = hosts.held[A.address]  # one host, one store
@@ -252,7 +257,7 @@ def test_one_and_the_same_worker_takes_all_of_a_buffer() -> None:
     async def work() -> None:
         hosts = Hosts()
         hosts.gate.clear()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
         first = asyncio.create_task(supply(supplier, A))
         await hosts.knocked.wait()
         other = A._replace(address="tcp://a:2")
@@ -269,7 +274,7 @@ def test_one_and_the_same_worker_takes_all_of_a_buffer() -> None:
 def test_two_who_want_the_same_share_one_transfer() -> None:
     async def work() -> None:
         hosts = Hosts()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
         mine, other = await asyncio.gather(supply(supplier, A), supply(supplier, A))
         assert (mine, other) == (BY_DRIVER, WHOLE)
         assert sum(hosts.sent.values()) == 950
@@ -283,7 +288,7 @@ def test_what_has_come_since_is_not_sent_again() -> None:
 
     async def work() -> None:
         hosts = Hosts()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
         sent = supplier.arrivals
         await supply(supplier, A, since=sent)
         assert await supply(supplier, A, since=sent) == WHOLE
@@ -299,7 +304,7 @@ def test_what_has_come_since_is_not_sent_again() -> None:
 def test_nothing_wanted_is_supplied_at_once() -> None:
     async def work() -> None:
         hosts = Hosts()
-        assert await Supplier(hosts.ask, hosts.is_member).supply(A, {}, 0) == WHOLE
+        assert await Supplier(hosts.ask, hosts.is_there).supply(A, {}, 0) == WHOLE
         assert hosts.asked == []
 
     run(work())
@@ -309,7 +314,7 @@ def test_nothing_wanted_is_supplied_at_once() -> None:
 def test_a_holder_that_has_lost_a_buffer_is_passed_over() -> None:
     async def work() -> None:
         hosts = Hosts()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
         await supply(supplier, A)
         await supply(supplier, B)
         del hosts.held[A.address]
@@ -324,7 +329,7 @@ def test_a_holder_that_has_lost_a_buffer_is_passed_over() -> None:
 def test_the_driver_sends_again_when_no_holder_has_it_any_more() -> None:
     async def work() -> None:
         hosts = Hosts()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
         await supply(supplier, A)
         await supply(supplier, B)
         hosts.held.clear()
@@ -339,7 +344,7 @@ def test_the_driver_sends_again_when_no_holder_has_it_any_more() -> None:
 def test_a_holder_that_fails_half_way_is_replaced(start: int) -> None:
     async def work() -> None:
         hosts = Hosts()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
         await supply(supplier, A)
 
         def fail_source(address: str, source: str, at: int) -> Any:
@@ -358,7 +363,7 @@ def test_a_holder_is_replaced_whichever_chunk_is_heard_of_first() -> None:
 
     async def work() -> None:
         hosts = Hosts()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
         await supply(supplier, A)
         hosts.held.clear()
         answers = {100: Arrival.UNEXPECTED.value, 200: Arrival.NO_SOURCE.value}
@@ -379,7 +384,7 @@ def test_a_holder_is_replaced_whichever_chunk_is_heard_of_first() -> None:
 def test_a_holder_that_is_gone_is_not_waited_for() -> None:
     async def work() -> None:
         hosts = Hosts()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
         await supply(supplier, A)
         hosts.gone.add(A.address)
         hosts.asked.clear()
@@ -396,7 +401,7 @@ def test_a_host_is_told_that_its_source_is_gone() -> None:
 
     async def work() -> None:
         hosts = Hosts()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
         await supply(supplier, A)
 
         def lose_source(address: str, source: str, start: int) -> Any:
@@ -413,20 +418,21 @@ def test_a_host_is_told_that_its_source_is_gone() -> None:
     run(work())
 
 
+@pytest.mark.parametrize("how", ["gone", "frozen"])
 def test_a_source_that_goes_while_it_is_tried_is_replaced(
-    monkeypatch: pytest.MonkeyPatch,
+    how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever takes from it goes on trying to connect for half a minute."""
     monkeypatch.setattr(module, "LOOK_INTERVAL", 0.001)
 
     async def work() -> None:
         hosts = Hosts()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
         await supply(supplier, A)
         hosts.stuck = A.address
-        supplying = asyncio.create_task(supply(supplier, B))
+        supplying = asyncio.create_task(supply(supplier, B._replace(frozen_after=10)))
         await hosts.is_stuck.wait()
-        hosts.gone.add(A.address)
+        getattr(hosts, how).add(A.address)
         assert await supplying == BY_DRIVER
         assert hosts.have(BUFFER, B)
         hosts.assert_nothing_is_coming()
@@ -435,19 +441,40 @@ def test_a_source_that_goes_while_it_is_tried_is_replaced(
     run(work())
 
 
+@pytest.mark.parametrize("how", ["gone", "frozen"])
 def test_a_host_that_goes_while_it_is_asked_is_not_waited_for(
-    monkeypatch: pytest.MonkeyPatch,
+    how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LOOK_INTERVAL", 0.001)
 
     async def work() -> None:
         hosts = Hosts()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
         hosts.stuck = DRIVER
-        supplying = asyncio.create_task(supply(supplier, A))
+        supplying = asyncio.create_task(supply(supplier, A._replace(frozen_after=10)))
         await hosts.is_stuck.wait()
-        hosts.gone.add(A.address)
+        getattr(hosts, how).add(A.address)
         assert (await supplying).arrival is Arrival.UNEXPECTED
+        await assert_idle(supplier)
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    ("frozen_after", "arrival"), [(10, Arrival.UNEXPECTED), (math.inf, Arrival.WHOLE)]
+)
+def test_scattered_data_is_not_brought_to_who_is_frozen_if_that_matters(
+    frozen_after: float, arrival: Arrival
+) -> None:
+    async def work() -> None:
+        hosts = Hosts()
+        supplier = Supplier(hosts.ask, hosts.is_there)
+        hosts.frozen.add(A.address)
+        missing = [Missing(A.host, A.address, (BUFFER.name,))]
+        supplied = await supplier.spread(
+            missing, {BUFFER.name: BUFFER}, FOLDER, frozen_after
+        )
+        assert supplied.arrival is arrival
         await assert_idle(supplier)
 
     run(work())
@@ -456,7 +483,7 @@ def test_a_host_that_goes_while_it_is_asked_is_not_waited_for(
 def test_a_holder_whose_copy_is_not_what_its_name_says_is_replaced() -> None:
     async def work() -> None:
         hosts = Hosts()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
         await supply(supplier, A)
         hosts.held[A.address][BUFFER.name][500] ^= 1
         assert await supply(supplier, B) == BY_DRIVER
@@ -493,7 +520,7 @@ def test_a_host_that_cannot_take_it_is_reported_and_tried_anew(
 ) -> None:
     async def work() -> None:
         hosts = Hosts()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
         hosts.harm = lambda *a: harm(*a) if a[2] >= first else ...
         supplied = await supply(supplier, A)
         assert supplied.arrival is arrival
@@ -511,7 +538,7 @@ def test_a_host_that_cannot_take_it_is_reported_and_tried_anew(
 def test_a_host_that_is_gone_is_not_asked() -> None:
     async def work() -> None:
         hosts = Hosts()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
         hosts.gone.add(A.address)
         assert (await supply(supplier, A)).arrival is Arrival.UNEXPECTED
         assert hosts.asked == []
@@ -525,7 +552,7 @@ def test_a_host_that_is_gone_is_not_asked() -> None:
 def test_a_host_that_does_not_answer_for_one_chunk_is_asked_for_no_more() -> None:
     async def work() -> None:
         hosts = Hosts()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
 
         def fail_once(address: str, source: str, start: int) -> Any:
             if start == 100:
@@ -546,7 +573,7 @@ def test_a_host_that_does_not_answer_for_one_chunk_is_asked_for_no_more() -> Non
 def test_a_host_that_fails_keeps_no_other_from_its_buffer() -> None:
     async def work() -> None:
         hosts = Hosts()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
         hosts.harm = lambda address, *_: None if address == A.address else ...
         failed, *others = await asyncio.gather(
             *(supply(supplier, place) for place in (A, B, C))
@@ -561,7 +588,7 @@ def test_a_host_that_fails_keeps_no_other_from_its_buffer() -> None:
 def test_one_of_many_buffers_that_does_not_fit_is_reported() -> None:
     async def work() -> None:
         hosts = Hosts()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
         large = buffer_of(1500)
         hosts.harm = lambda _, __, start: "no room" if start >= 1000 else ...
         both = await asyncio.gather(
@@ -579,7 +606,7 @@ def test_an_error_that_nobody_foresaw_keeps_nobody_waiting() -> None:
 
     async def work() -> None:
         hosts = Hosts()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         hosts.harm = raising(TypeError("take() got an unexpected keyword argument"))
         buffers = [buffer_of(10, seed) for seed in range(DRIVER_TRANSFERS + 1)]
@@ -596,7 +623,7 @@ def test_who_is_cancelled_takes_nothing_from_another_who_waits(cancelled: int) -
     async def work() -> None:
         hosts = Hosts()
         hosts.gate.clear()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
         waiting = [asyncio.create_task(supply(supplier, A)) for _ in range(2)]
         await hosts.knocked.wait()
         waiting[cancelled].cancel()
@@ -614,7 +641,7 @@ def test_what_nobody_waits_for_any_more_arrives_all_the_same() -> None:
     async def work() -> None:
         hosts = Hosts()
         hosts.gate.clear()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
         waiting = asyncio.create_task(supply(supplier, A))
         await hosts.knocked.wait()
         waiting.cancel()
@@ -632,7 +659,7 @@ def test_nobody_waits_for_ever_when_the_loop_ends() -> None:
     async def work() -> None:
         hosts = Hosts()
         hosts.gate.clear()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
         waiting = asyncio.create_task(supply(supplier, A))
         await hosts.knocked.wait()
         (transfer,) = supplier._running

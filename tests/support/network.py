@@ -117,6 +117,11 @@ class Host:
         for process in self.processes:
             process.communicate(timeout=DEADLINE)
 
+    def freeze(self) -> None:
+        """Stop all that runs here, until it is killed."""
+        for pid in self._pids():
+            os.kill(pid, signal.SIGSTOP)
+
     def _kill_once(self) -> bool:
         pids = self._pids()
         for pid in pids:

@@ -26,17 +26,19 @@ Layout, top to bottom; each imports only what is below it::
     reconnecting.py what happens when a client loses its scheduler
     checks.py       makes sure that a cluster can run tasks
     keys.py         keys of attempts, and what they tell; pure
+    presence.py     which workers are there, and report
     heartbeats.py   which workers have stopped reporting; pure
     supplier.py     brings large buffers to hosts that lack them
     supply.py       which host gets a buffer from whom; pure
     reach.py        asks single workers, by whichever way they are reached
     embedded.py     the cluster we start when there is none
     certificate.py  what its processes know each other by
-    turns.py        one suspect at a time on a cluster, whoever's call it is of
-    losses.py       what it looks like when a connection is lost
+    turns.py        one suspect at a time of all calls of this process on a cluster
+    telling.py      tells the user what goes on
     seceding.py     leaving the worker's thread pool while a nested call waits
     joblib_hooks.py the only module that touches joblib's private names
     refusals.py     what is said when the cluster cannot serve a call; pure
+    losses.py       what it looks like when a connection is lost
     verdicts.py     what is said of a task that failed for a reason of ours; pure
     events.py       the events and instructions of call.py, and what else the
                     thread of a call hears; pure

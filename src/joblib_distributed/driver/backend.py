@@ -8,7 +8,6 @@ answers with a backend of its own for that one, through `FallbackToBackend`.
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from joblib_distributed.data.buffers import pack
 from joblib_distributed.data.host import host_store
 from joblib_distributed.data.payload import CallContext
 from joblib_distributed.data.tasks import Sharing
-from joblib_distributed.driver import joblib_hooks
+from joblib_distributed.driver import joblib_hooks, telling
 from joblib_distributed.driver.batching import BatchPolicy
 from joblib_distributed.driver.cluster import Cluster
 from joblib_distributed.driver.results import Error, Values
@@ -371,8 +370,7 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         verbose = getattr(self.parallel, "verbose", 0)
         if verbose >= VERBOSE_TRAFFIC and any(traffic):
             # Where joblib itself writes to.
-            stream = sys.stdout if verbose >= VERBOSE_TO_STDOUT else sys.stderr
-            stream.write(f"[{self.parallel}]: {traffic}.\n")
+            telling.tell(f"[{self.parallel}]: {traffic}.", verbose >= VERBOSE_TO_STDOUT)
 
     def terminate(self) -> None:
         """Let go of the cluster; it was not made for this `Parallel` alone."""

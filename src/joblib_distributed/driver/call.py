@@ -208,8 +208,8 @@ class Call:
         if others:
             self._strays = True
             yield Release(others)
-            if self.races_stragglers:
-                yield Interrupt(others)
+            # Who is frozen may thaw, and run it beside as many as the limit allows.
+            yield Interrupt(others)
 
     def _race(self, attempt: Attempt, avoiding: frozenset[str]) -> Iterable[Instruction]:
         """Send what a worker was given to another, too."""
@@ -316,7 +316,7 @@ class Call:
             return
         yield Release([event.key])
         if attempt.rivals(self.flights):
-            return
+            return  # it counts in the race: its tasks may be what killed the worker
         if not attempt.solo:
             self._suspects.extend(e for one in attempt.entries for e in one.singles())
             return
@@ -325,7 +325,8 @@ class Call:
         if entry.solo_deaths <= self._deaths_allowed:
             self._put_back([entry], suspect=True)
         elif entry.delivery.number in self._deliveries:
-            died = verdicts.worker_died(entry.tasks, event.detail, self._deaths_allowed)
+            deaths, allowed = entry.solo_deaths, self._deaths_allowed
+            died = verdicts.worker_died(entry.tasks, deaths, event.detail, allowed)
             if not self.withholds:
                 yield self._fail(entry, died)
                 return
@@ -415,6 +416,7 @@ class Call:
         yield Release([key])
         self._strays = True
         if attempt.rivals(self.flights):
+            attempt.race.discard(key)  # as one that is lost
             return
         timeout = self._looks.stranded_timeout
         for entry in attempt.entries:

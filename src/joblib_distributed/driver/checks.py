@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import functools
 import pickle
 import socket
 import time
@@ -60,7 +61,7 @@ def check_workers(client: Any, seen: set[str], members: Callable[[], Any]) -> No
 
 
 def _question(client: Any, address: str) -> concurrent.futures.Future[object]:
-    """Ask one worker what it is; the answer may be the exception it gave."""
+    """Ask one worker what it is; the answer may be an exception, or None for none."""
     return asyncio.run_coroutine_threadsafe(
         _ask_worker(client, address), client.loop.asyncio_loop
     )
@@ -74,12 +75,14 @@ async def _ask_worker(client: Any, address: str) -> object:
             workers=[address],
             on_error="return",
         )
-    except (RuntimeError, *LOST) as error:
-        return error
+    except (asyncio.TimeoutError, RuntimeError, *LOST):
+        return None  # the client's own connection: that tells nothing of the worker
     return answers.get(address)
 
 
-def check_names(client: Any, names: Iterable[str], address: str) -> None:
+def check_names(
+    client: Any, names: Iterable[str], ask: Callable[[Callable[[], Any]], Any]
+) -> None:
     """Make sure that the scheduler can look up the addresses in ``workers``.
 
     It stumbles over one that it cannot, forgets the task, and says nothing.
@@ -89,8 +92,9 @@ def check_names(client: Any, names: Iterable[str], address: str) -> None:
     client : distributed.Client
     names : iterable of str
         Names and addresses of workers.
-    address : str
-        The scheduler's.
+    ask : callable
+        Returns what a function is told by the scheduler, however often its connection is
+        lost meanwhile.
 
     Raises
     ------
@@ -98,9 +102,15 @@ def check_names(client: Any, names: Iterable[str], address: str) -> None:
         If there is one.
     """
     for name in (name for name in names if ":" in name):
-        try:
-            client.nthreads([name])
-        except socket.gaierror as error:
+        error = ask(functools.partial(_look_up, client, name))
+        if error is not None:
             raise refusals.unknown_host(name, error) from error
-        except (RuntimeError, *LOST) as error:
-            raise refusals.no_answer(address, error) from error
+
+
+async def _look_up(client: Any, name: str) -> socket.gaierror | None:
+    """Return what the scheduler says of an address that it cannot look up."""
+    try:
+        await client.nthreads([name])
+    except socket.gaierror as error:
+        return error
+    return None

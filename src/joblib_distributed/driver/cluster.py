@@ -49,6 +49,7 @@ from joblib_distributed.driver.fetching import fetch
 from joblib_distributed.driver.keys import has_idle_thread
 from joblib_distributed.driver.known import Durations, known_of
 from joblib_distributed.driver.losses import LOST
+from joblib_distributed.driver.presence import Presence
 from joblib_distributed.driver.reach import Reach
 from joblib_distributed.driver.supplier import HostSupplied, Place, Supplier
 from joblib_distributed.driver.turns import Turns
@@ -183,22 +184,23 @@ class Cluster:
             If there is none after ``wait_for_workers_timeout`` seconds. A timeout of 0
             gives 0 threads instead, for joblib to refuse.
         """
-        threads = self.threads(options)
-        if threads or not options.wait_for_workers_timeout:
+        threads, timeout = self.threads(options), options.wait_for_workers_timeout
+        if threads or not timeout:
             return threads
-        # A task that waits is what makes an adaptive cluster start a worker.
-        probe = self.client.submit(
+        return absence.wait(
+            lambda: self._insist(lambda: self._probe(options)),
+            lambda: self.threads(options),
+            timeout,
+            self._address,
+        )
+
+    def _probe(self, options: Options) -> Future[Any]:
+        """Send a task that does nothing, where those of a call may run."""
+        if self.closed:
+            raise reconnecting.why_closed(self.client)
+        return self.client.submit(
             pickle.loads, pack_invocation(int), pure=False, **options.constraints()
         )
-        try:
-            absence.wait(probe, options.wait_for_workers_timeout, self._address)
-        except distributed.TimeoutError as error:
-            raise refusals.no_workers(
-                options.wait_for_workers_timeout, self._address
-            ) from error
-        finally:
-            probe.release()
-        return self.threads(options)
 
     def check_workers(self) -> None:
         """Make sure that workers not seen before can run our tasks.
@@ -221,7 +223,7 @@ class Cluster:
             If it cannot.
         """
         names = options.constraints()["workers"] or ()
-        checks.check_names(self.client, names, self._address)
+        checks.check_names(self.client, names, self._ask)
 
     @property
     def _address(self) -> str:
@@ -266,7 +268,7 @@ class Cluster:
         places = {"buffers": list(inputs)} if inputs else {}
         with self._lock:
             if self.closed:
-                raise refusals.closed()
+                raise reconnecting.why_closed(self.client)
             # dask advises to scatter what is larger than its threshold, 10 MB: advice
             # that a user of joblib cannot follow.
             with _WITHOUT_ADVICE() if len(payload) > 2**20 else _AS_IS:
@@ -313,7 +315,7 @@ class Cluster:
                 of_input = error if inputs else None  # our own function never raises
                 event = AttemptFailed(key, f"{type(error).__name__}: {error}.", of_input)
         if self.closed and not isinstance(event, AttemptFinished):
-            event = ClusterFailed(refusals.closed())
+            event = ClusterFailed(reconnecting.why_closed(self.client))
         post(event)
 
     async def _killed(self, key: str, error: KilledWorker) -> AttemptKilled:
@@ -352,32 +354,37 @@ class Cluster:
     def _supplier(self) -> Supplier:
         if self._known.supplier is None:
             reach = Reach(self.client)
-            self._known.supplier = Supplier(reach.ask, reach.is_member)
+            presence = Presence(self.client, self._known.heartbeats)
+            self._known.supplier = Supplier(reach.ask, presence.is_there)
         return self._known.supplier
 
-    def spread(self, buffers: Mapping[str, Buffer], sharing: Sharing) -> HostSupplied:
+    def spread(
+        self, buffers: Mapping[str, Buffer], sharing: Sharing, frozen_after: float
+    ) -> HostSupplied:
         """Bring buffers to every host that lacks them, and wait for it.
 
         What cannot be brought now is when a task finds it missing.
         """
         spreading = asyncio.run_coroutine_threadsafe(
-            self._spread(buffers, sharing), self.client.loop.asyncio_loop
+            self._spread(buffers, sharing, frozen_after), self.client.loop.asyncio_loop
         )
         return spreading.result()
 
     async def _spread(
-        self, buffers: Mapping[str, Buffer], sharing: Sharing
+        self, buffers: Mapping[str, Buffer], sharing: Sharing, frozen_after: float
     ) -> HostSupplied:
         said = self.client.run(report_missing, tuple(buffers), sharing, on_error="ignore")
         with contextlib.suppress(asyncio.TimeoutError, RuntimeError, *LOST):
             answers = await asyncio.wait_for(said, checks.ANSWER_TIMEOUT)
             missing = map(unpack_missing, answers.values())
-            return await self._supplier().spread(missing, buffers, sharing.temp_folder)
+            return await self._supplier().spread(
+                missing, buffers, sharing.temp_folder, frozen_after
+            )
         return HostSupplied()
 
     def report_closed(self, post: Post) -> None:
         """Post the end of the cluster, which is noticed when nothing else is heard."""
-        post(ClusterFailed(refusals.closed()))
+        post(ClusterFailed(reconnecting.why_closed(self.client)))
 
     def release(self, keys: Iterable[str]) -> None:
         """Have the engine forget attempts, running or not."""

@@ -151,7 +151,9 @@ class Attempt:
         return left
 
     def renew(self, is_raced: bool) -> None:
-        """Have its tasks sent anew, to any worker; if no other attempt carries them.
+        """Have its tasks sent anew, to any worker, until one has taken them.
+
+        If no other attempt carries them, it is not forgotten since when none does.
 
         The scheduler looks again at a task that no worker takes when a worker joins that
         it was meant for, and at no other.
@@ -160,6 +162,11 @@ class Attempt:
             entry.renewed, entry.worker = True, ""
         if not is_raced:  # else they may be sent much later, for another reason
             self.entries[0].stranded_since = self.stranded_since
+
+    def note_taken(self) -> None:
+        """Forget that its tasks were sent anew: what comes later is another absence."""
+        for entry in self.entries:
+            entry.renewed = False
 
     def outcomes(self, reported: Sequence[Outcome]) -> Sequence[Outcome]:
         """Return what was reported of the tasks that it still has."""

@@ -39,7 +39,7 @@ class AttemptKilled:
     """The engine gave an attempt up because the workers that ran it died."""
 
     key: str
-    #: What is known of the last worker, for people.
+    #: What is known of the last worker, for people; ends a sentence.
     detail: str
     #: How many workers died.
     deaths: int = 1
@@ -151,6 +151,9 @@ class Send:
     box: float | None = None
     #: Addresses of workers that should not run it, if others can.
     avoiding: frozenset[str] = frozenset()
+    #: Whether the options' preference for workers is to be ignored, as none of them took
+    #: it: the scheduler would wait for these to come back.
+    anywhere: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,6 +71,8 @@ class Looks:
         attempt.sent_at = min(attempt.sent_at, look.sent_at.get(key, look.now))
         attempt.note_stranded(key, look, self._threads_at)
         attempt.arrived = attempt.arrived or state is not None
+        if state not in (None, "no-worker"):
+            attempt.note_taken()
         attempt.unknown = attempt.unknown + 1 if state in (None, "erred") else 0
         if attempt.unknown >= attempt.patience:
             return Finding.LOST

@@ -111,7 +111,9 @@ class Flights:
         along = any(entry.along for entry in entries)
         # It is not the turn of a suspect's second attempt; it is that of the first.
         alone = solo and len(race) == 1
-        return Send(key, tasks, alone, along, entries[0].worker, box, avoiding)
+        anywhere = any(entry.renewed for entry in entries)
+        worker = entries[0].worker
+        return Send(key, tasks, alone, along, worker, box, avoiding, anywhere)
 
     def note_running(self, key: str, seconds: float) -> None:
         """Take note of how long a worker has been at a task of one that is out."""

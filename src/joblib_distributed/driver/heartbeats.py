@@ -59,13 +59,17 @@ class Heartbeats:
             new[address] = _Last(seen, noted, at)
         self._last, self._noted = new, now
 
+    def age(self, now: float) -> float:
+        """Return for how many seconds nothing was noted."""
+        return now - self._noted
+
     def knows_silent(self, timeout: float) -> bool:
         """Whether some were silent when they were last looked at, however long ago."""
         return bool(self.silent(self._noted, timeout))
 
     def silent(self, now: float, timeout: float) -> frozenset[str]:
         """Return the workers not heard of for so many seconds, or several heartbeats."""
-        if now - self._noted > FRESH:
+        if self.age(now) > FRESH:
             return frozenset()
         silent_at = self._silent_at(timeout)
         return frozenset(address for address, at in silent_at.items() if now > at)

@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
+from joblib_distributed.driver import presence
 from joblib_distributed.driver.heartbeats import Heartbeats
 from joblib_distributed.driver.losses import LOST
 
@@ -152,8 +153,9 @@ def _end(client: Any, comm: Any) -> None:
         comm.abort()
 
 
-#: Since when what was sent last by a connection has not arrived, and what that is.
-_unheard: weakref.WeakKeyDictionary[Any, tuple[str, float]] = weakref.WeakKeyDictionary()
+#: Since when what was sent last by a connection has not arrived: by the connection, and
+#: the key of each call's last attempt.
+_unheard: weakref.WeakKeyDictionary[Any, dict[str, float]] = weakref.WeakKeyDictionary()
 
 
 def _arrives(comm: Any, keys: Collection[str], states: Mapping[str, str | None]) -> bool:
@@ -161,16 +163,28 @@ def _arrives(comm: Any, keys: Collection[str], states: Mapping[str, str | None])
 
     Questions travel by others, which may live when this one is dead. It counts as dead if
     for long nothing is known of the attempt that was sent last, though all is written.
+    Each call looks at its own attempts, and tells nothing of those of another.
     """
     last = next(reversed([*keys]), "")
+    unheard = _unheard.setdefault(comm, {})
+    since = unheard.get(last)
+    for key in keys:
+        unheard.pop(key, None)
     if not last or states.get(last) is not None or getattr(comm, "buffer", True):
-        _unheard.pop(comm, None)
         return True
-    key, since = _unheard.get(comm, ("", 0.0))
-    if key != last:
-        _unheard[comm] = last, time.monotonic()
-        return True
-    return time.monotonic() - since < ANSWER_TIMEOUT
+    now = time.monotonic()
+    if since is None:
+        since = now
+        _forget_ended(unheard, now)
+    unheard[last] = since
+    return now - since < ANSWER_TIMEOUT
+
+
+def _forget_ended(unheard: dict[str, float], now: float) -> None:
+    """Forget what nobody looks at any more: it would have ended the connection."""
+    for key, since in list(unheard.items()):
+        if now - since > 2 * ANSWER_TIMEOUT:
+            del unheard[key]
 
 
 async def _ask(
@@ -194,11 +208,8 @@ async def _silent_attempts(
 ) -> frozenset[str]:
     found: frozenset[str] = frozenset()
     if states or heartbeats.knows_silent(frozen_after):
-        members = (await client.scheduler.identity())["workers"]
-        last_seen = {a: worker["last_seen"] for a, worker in members.items()}
-        now = time.monotonic()
-        heartbeats.note(last_seen, now)
-        workers = heartbeats.silent(now, frozen_after)
+        members = await presence.members(client, heartbeats)
+        workers = heartbeats.silent(time.monotonic(), frozen_after)
         if workers and heartbeats.others(workers):  # nobody else could run them
             found = await _silent(client, states, workers)
         status = {a: w.get("status") for a, w in members.items() if a not in workers}

@@ -84,10 +84,6 @@ class Reach:
                 raise
             raise OSError(f"the connection to {address} was lost: {error}") from error
 
-    async def is_member(self, address: str) -> bool:
-        """Whether there is a worker with this address."""
-        return bool(await self._client.scheduler.ncores(workers=[address]))
-
     async def _reaches(self, address: str) -> bool:
         """Whether a worker answers without the scheduler."""
         is_direct, until = self._is_direct.get(address, (False, -math.inf))

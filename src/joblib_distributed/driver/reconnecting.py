@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import threading
 import time
 import uuid
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import distributed.comm
 
-from joblib_distributed.driver import refusals
+from joblib_distributed.driver import refusals, telling
 from joblib_distributed.driver.losses import LOST
+from joblib_distributed.errors import ClusterClosedError
 
 #: Seconds that one try to connect may take; dask's own tries come less and less often.
 #: A guess.
@@ -52,6 +52,9 @@ def reconnect_for(client: Any, seconds: float) -> None:
     trying by ``_ensure_connected(timeout)``, and on ``id``, ``_pending_msg_buffer``,
     ``_timeout``, ``status`` and ``connection_args`` (distributed 2025.9 to 2026.8).
     Without them, it looks for as long as dask does.
+
+    Whoever says so last decides for all calls on the client, also for later ones that are
+    not ours: it is not known which of them live.
     """
     reconnect = getattr(type(client), "_reconnect", None)
     if reconnect is None or not all(hasattr(client, name) for name in _NAMES):
@@ -65,6 +68,7 @@ def reconnect_for(client: Any, seconds: float) -> None:
         is_back.clear()
         before = client._timeout
         deadline = time.monotonic() + seconds
+        _lost[client] = _Lost(client.scheduler.address, seconds, deadline)
         try:
             await _wait_for_scheduler(client, seconds, deadline)
             # A new name: under the old one the scheduler, if it has not noticed yet that
@@ -77,18 +81,21 @@ def reconnect_for(client: Any, seconds: float) -> None:
             await reconnect(client)
         finally:
             client._timeout = before
+            if client.status == "running" or time.monotonic() < deadline:
+                _lost.pop(client)  # in the second case somebody has closed it
             is_back.set()
 
     ensure_connected = type(client)._ensure_connected
 
     async def ensure_connected_or_lost(timeout: float | None = None) -> None:
-        # dask would stop trying, and leave the client as it is, for ever.
+        # dask would stop trying, and leave the client as it is, for ever. Before Python
+        # 3.11 an error of time is no `OSError`.
         try:
             await ensure_connected(client, timeout=timeout)
-        except LOST as error:
+        except (asyncio.TimeoutError, *LOST) as error:
             if isinstance(error, OSError):
                 raise
-            raise OSError(f"the connection was lost: {error}") from error
+            raise OSError(f"the connection was lost: {error!r}") from error
 
     client._reconnect = reconnect_patiently
     client._ensure_connected = ensure_connected_or_lost
@@ -99,6 +106,26 @@ def wait_until_back(client: Any) -> None:
     is_back = _is_back.get(client)
     if is_back is not None:
         is_back.wait()
+
+
+class _Lost(NamedTuple):
+    """A scheduler that a client looks for, or has given up."""
+
+    address: str
+    #: For how long it is looked for, and until when.
+    seconds: float
+    deadline: float
+
+
+_lost: weakref.WeakKeyDictionary[Any, _Lost] = weakref.WeakKeyDictionary()
+
+
+def why_closed(client: Any) -> ClusterClosedError:
+    """Return the error for a client that is closed: by somebody, or by itself."""
+    lost = _lost.get(client)
+    if lost is not None and time.monotonic() >= lost.deadline:
+        return refusals.given_up(lost.address, lost.seconds)
+    return refusals.closed(getattr(client.scheduler, "address", "(closed)"))
 
 
 #: Whether clients are connected, as far as they have noticed.
@@ -117,16 +144,16 @@ async def _wait_for_scheduler(client: Any, seconds: float, deadline: float) -> N
         # Its own timeout does not end when somebody accepts, and then says nothing.
         await asyncio.wait({trying}, timeout=timeout + 1)
         if trying.done():
-            with contextlib.suppress(*LOST):
+            with contextlib.suppress(asyncio.TimeoutError, *LOST):
                 trying.result().abort()
                 return
         trying.cancel()
         if not is_told:
             is_told = True
-            sys.stderr.write(
+            telling.tell(
                 f"joblib_distributed: the connection to the scheduler at {address} is "
                 f"lost. Waiting for it for up to {seconds:g} seconds "
-                f"(scheduler_timeout={seconds:g}); calls go on when it is back.\n"
+                f"(scheduler_timeout={seconds:g}); calls go on when it is back."
             )
         # Mostly a try takes its time; one with the wrong certificate fails at once, and
         # would be repeated without end.
@@ -153,7 +180,7 @@ def insist(
             failed = error
         tries += 1
         if is_closed():
-            raise refusals.closed() from failed
+            raise why_closed(client) from failed
         if tries >= TRIES and time.monotonic() - began >= INSIST_FOR:
             raise refusals.no_answer(address, failed) from failed
         wait_until_back(client)

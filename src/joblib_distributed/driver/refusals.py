@@ -9,6 +9,7 @@ import signal
 import sys
 from typing import Any
 
+from joblib_distributed.driver.losses import is_loss
 from joblib_distributed.errors import (
     AsynchronousClientError,
     ClusterClosedError,
@@ -21,12 +22,23 @@ from joblib_distributed.errors import (
 )
 
 
-def closed() -> ClusterClosedError:
+def closed(address: str) -> ClusterClosedError:
     """Return the error for a client or cluster that was closed."""
     return ClusterClosedError(
-        "The dask client was closed while a joblib call was using it, or lost its "
-        "scheduler for longer than it waits. Keep the client and its cluster open until "
-        "the call returns, and run the call again with a new one."
+        f"The dask client of the scheduler at {address} was closed while a joblib call "
+        "was using it, or its cluster was. Keep both open until the call returns, and "
+        "run the call again with a new client."
+    )
+
+
+def given_up(address: str, seconds: float) -> ClusterClosedError:
+    """Return the error for a client that has lost its scheduler for too long."""
+    return ClusterClosedError(
+        f"The connection to the scheduler at {address} was lost, and could not be made "
+        f"again for {seconds:g} seconds (scheduler_timeout={seconds:g}): the dask client "
+        "has given up. The scheduler has probably stopped, or the network is cut. Run "
+        "the call again with a new client when it is back; if that takes longer, raise "
+        "scheduler_timeout."
     )
 
 
@@ -121,11 +133,8 @@ def asynchronous(client: object) -> AsynchronousClientError:
 
 
 def describe_death(error: Any, ended: str = "") -> str:
-    """Put a `distributed.scheduler.KilledWorker` in words, and how the process ended."""
-    return (
-        f"{error.allowed_failures + 1} workers died in turn, the last one "
-        f"{error.last_worker.address}{ended and f' ({ended})'}."
-    )
+    """Say who died last of a `distributed.scheduler.KilledWorker`, and how it ended."""
+    return f"the last one {error.last_worker.address}{ended and f' ({ended})'}."
 
 
 def describe_exit(code: int) -> str:
@@ -155,7 +164,7 @@ def check_answer(address: str, answer: object) -> bool:
     EnvironmentMismatchError
         If it cannot run our tasks.
     """
-    if answer is None or isinstance(answer, OSError):
+    if answer is None or is_loss(answer):
         return False
     if isinstance(answer, BaseException):
         raise EnvironmentMismatchError(

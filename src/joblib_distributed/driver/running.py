@@ -18,7 +18,6 @@ import functools
 import itertools
 import math
 import queue
-import sys
 import threading
 import time
 import uuid
@@ -28,7 +27,7 @@ from joblib_distributed.data.host import host_store
 from joblib_distributed.data.outcome import unpack_missing
 from joblib_distributed.data.tasks import Sharing
 from joblib_distributed.data.transfer import Arrival
-from joblib_distributed.driver import refusals
+from joblib_distributed.driver import refusals, telling
 from joblib_distributed.driver.ahead import ReadAhead
 from joblib_distributed.driver.batching import BatchPolicy
 from joblib_distributed.driver.call import Call
@@ -192,7 +191,8 @@ class RunningCall:
         if number == 0 and self._sharing is not None:
             scattered = self._sender.scattered()
             if scattered:
-                spread = self._cluster.spread(scattered, self._sharing)
+                patience = self._options.frozen_after
+                spread = self._cluster.spread(scattered, self._sharing, patience)
                 self.intake.tally.note_sent(spread.by_driver, spread.by_hosts)
         if number == 0:
             self._expect(tasks[0].function_key)
@@ -341,8 +341,8 @@ class RunningCall:
         elif isinstance(instruction, Withhold):
             # Before what it would have been delivered with.
             self.withheld.append(instruction.error)
-            text = f"{instruction.error} It is raised after the other results.\n"
-            sys.stderr.write(f"joblib_distributed: {text}")
+            text = f"{instruction.error} It is raised after the other results."
+            telling.tell(f"joblib_distributed: {text}")
         elif isinstance(instruction, Supply):
             self._supply(instruction)
         elif isinstance(instruction, Release):
@@ -369,7 +369,7 @@ class RunningCall:
         self._arrivals[send.key] = self._cluster.arrivals
         batch = self._sender.payload(send.tasks, send.with_buffers, send.box, send.key)
         self.intake.tally.note_sent(sum(map(len, batch.buffers.values())))
-        options = self._options.preferring(send.worker)
+        options = self._options.preferring(send.worker, send.anywhere)
         inputs = self.intake.inputs.futures(batch.inputs)
         self._cluster.send(
             send.key, batch, options, self._events.put, inputs, send.avoiding
@@ -382,7 +382,8 @@ class RunningCall:
             self._events.put(Supplied(supply.key, missing.address, along=True))
             return
         assert self._sharing is not None, "only what is shared is missing"
-        place = Place(missing.host, missing.address, self._sharing.temp_folder)
+        folder, patience = self._sharing.temp_folder, self._options.frozen_after
+        place = Place(missing.host, missing.address, folder, patience)
 
         def supplied(how: HostSupplied) -> None:
             self.intake.tally.note_sent(how.by_driver, how.by_hosts)

@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import socket
-import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from dask.utils import parse_timedelta
 from distributed import Client, get_worker
 from distributed.comm.addressing import parse_address, parse_host_port
 
-from joblib_distributed.driver import certificate, embedded, refusals
+from joblib_distributed.driver import certificate, embedded, refusals, telling
 from joblib_distributed.driver.cluster import Cluster
 from joblib_distributed.options import Options
 
@@ -241,7 +240,7 @@ def _check_answers(address: str) -> None:
     concurrent.futures.wait([answered], PATIENT_SILENCE)
     if not answered.done():
         # Where joblib itself writes to; there is no `Parallel` yet, nor its `verbose`.
-        print(refusals.still_trying(address, timeout), file=sys.stderr, flush=True)
+        telling.tell(refusals.still_trying(address, timeout))
     try:
         answered.result()
     except (asyncio.TimeoutError, concurrent.futures.TimeoutError):

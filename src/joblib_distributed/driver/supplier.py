@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -42,8 +43,9 @@ Ask = Callable[..., Awaitable[Any]]
 #: gives the transfer up.
 Take = Callable[[int, int], Awaitable[Arrival]]
 
-#: Tells whether there is a worker with an address.
-IsMember = Callable[[str], Awaitable[bool]]
+#: Tells whether there is a worker with an address that has reported within the last so
+#: many seconds.
+IsThere = Callable[[str, float], Awaitable[bool]]
 
 
 class Place(NamedTuple):
@@ -55,6 +57,8 @@ class Place(NamedTuple):
     address: str
     #: joblib's, which says where its store is.
     temp_folder: str | None
+    #: Seconds after which workers that do not report are given up for it.
+    frozen_after: float = math.inf
 
 
 class HostSupplied(NamedTuple):
@@ -72,12 +76,12 @@ class Supplier:
 
     Parameters
     ----------
-    ask, is_member : callable
+    ask, is_there : callable
     """
 
-    def __init__(self, ask: Ask, is_member: IsMember) -> None:
+    def __init__(self, ask: Ask, is_there: IsThere) -> None:
         self._ask = ask
-        self._is_member = is_member
+        self._is_there = is_there
         self._directory = Directory()
         #: The last worker heard of on each host.
         self._places: dict[str, Place] = {}
@@ -137,13 +141,14 @@ class Supplier:
         missing: Iterable[Missing],
         buffers: Mapping[str, Buffer],
         temp_folder: str | None,
+        frozen_after: float = math.inf,
     ) -> HostSupplied:
         """Bring buffers to all hosts, given what workers say that theirs lack."""
         lacking = {one.host: one for one in missing if one.host and one.names}
         supplied = await asyncio.gather(
             *(
                 self.supply(
-                    Place(host, one.address, temp_folder),
+                    Place(host, one.address, temp_folder, frozen_after),
                     {name: buffers[name] for name in one.names},
                     self.arrivals,
                 )
@@ -250,14 +255,17 @@ class Supplier:
             )
 
         async def has_lost(start: int, end: int) -> Arrival | None:
-            if not await self._is_member(place.address):
+            if not await self._is_there(place.address, place.frozen_after):
                 return Arrival.UNEXPECTED
-            if source is None or end == start or await self._is_member(source.address):
+            if source is None or end == start:
+                return None
+            if await self._is_there(source.address, place.frozen_after):
                 return None
             return await take(0, 0)
 
         async def take(start: int, end: int) -> Arrival:
-            # Or connections to a worker that is gone would be tried for half a minute.
+            # Or connections to a worker that is gone would be tried for half a minute,
+            # and one that is frozen be waited for as long as a chunk may take.
             lost = await has_lost(start, end)
             if lost is not None:
                 return lost

@@ -1,7 +1,14 @@
-"""Turns at running a suspect: one at a time on a cluster, whoever's call it is of.
+"""Turns at running a suspect: one at a time of all calls of this process on a cluster.
 
 A task is blamed for the death of a worker only if it ran alone. The ledger of a call
 sees to that within the call; turns see to it between the calls of this process.
+
+They do not see to it that nothing else runs: ordinary attempts of another call may share
+a worker with threads to spare with a suspect, and one of these may be what kills it. To
+hold them back would have a call with one bad task stop all others for as long as its
+suspects run. So a suspect may be blamed for what tasks of another call did, if these kill
+each worker on which it is tried: four, one after the other, as dask's
+``allowed-failures`` has it. Nor are calls of other processes known.
 """
 
 from __future__ import annotations

@@ -17,13 +17,14 @@ from joblib_distributed.errors import (
 )
 
 
-def worker_died(task: Tasks, detail: str, allowed: int) -> TaskError:
-    """Return the error for a task that alone kills its worker."""
+def worker_died(task: Tasks, deaths: int, detail: str, allowed: int) -> TaskError:
+    """Return the error for a task that alone kills its worker, time and again."""
+    died = "1 worker died" if deaths == 1 else f"{deaths} workers died in turn"
     return WorkerDiedError.of(
         task.index,
         task.name,
-        f"killed the worker processes that ran it, also when it ran alone: {detail} "
-        f"That is more than deaths_allowed={allowed}. "
+        f"killed the worker processes that ran it, also when it ran alone: {died}, "
+        f"{detail} That is more than deaths_allowed={allowed}. "
         "The likely causes are a crash in native code, os._exit, or more memory than "
         "the worker may use. Run this task by itself to see, or give workers more "
         "memory.",
