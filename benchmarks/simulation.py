@@ -1,19 +1,20 @@
-"""The driver's decisions on a cluster that is simulated: ``python benchmarks/simulation.py``.
+"""The driver's decisions on a cluster that is simulated.
 
 The ledger and the batch policy are the real ones; threads, scheduler and time are not.
 So ten thousand threads need no machine, and a seed gives the same run each time.
 
 Simulated are: a driver that takes some time to send a batch; a scheduler that takes some
-time for each; messages between them and the workers; workers that give back what a batch
-has no time for, and answer recalls; threads that join; workers that die, whose batches the
-scheduler has run elsewhere. Not simulated: where the scheduler puts a batch. Each thread
-takes the one that waits longest, as if what waits behind a long one were moved at once.
+time for each; messages between them and the workers; workers that give back what a
+batch has no time for, and answer recalls; threads that join; workers that die, whose
+batches the scheduler has run elsewhere. Not simulated: where the scheduler puts a batch.
+Each thread takes the one that waits longest, as if what waits behind a long one were
+moved at once.
 
-Printed are the makespan against two others: the *bound* that no scheduler can beat, which
-is the longest task, or the work shared out evenly; and *list*, where each thread takes the
-next task when it is free and nothing costs anything, which no scheduler that does not know
-the durations can be expected to beat. Then the batches asked of the scheduler, and the
-time that ledger and policy took on this machine for a task.
+Printed are the makespan against two others: the *bound* that no scheduler can beat,
+which is the longest task, or the work shared out evenly; and *list*, where each thread
+takes the next task when it is free and nothing costs anything, which no scheduler that
+does not know the durations can be expected to beat. Then the batches asked of the
+scheduler, and the time that ledger and policy took on this machine for a task.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Setting:
     #: ``"lognormal"``, ``"constant"`` or ``"exponential"``.
     distribution: str = "lognormal"
     sigma: float = 0.5
-    #: Seconds that the scheduler takes for a batch, and the driver to send one. The second
+    #: Seconds that the scheduler takes for a batch, and the driver to send one. This one
     #: is that of `Client.submit`, measured.
     scheduler_cost: float = 0.0005
     driver_cost: float = 0.001
@@ -123,7 +124,7 @@ class _Batch:
 
     @property
     def done(self) -> int:
-        """Number of tasks that are run before the box is over, the last in spite of it."""
+        """Number of tasks that are begun before the box is over."""
         box = self.send.box
         if box is None:
             return self.size

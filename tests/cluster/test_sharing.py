@@ -694,16 +694,40 @@ def test_workers_that_can_have_no_store_are_sent_the_data_with_tasks(
     storeless: Cluster,
 ) -> None:
     array = numbers()
-    assert not storeless.is_elsewhere
+    assert storeless.has_stores()
     first = Parallel()(delayed(look)(array) for _ in range(8))
     assert [s.total for s in first] == [float(array.sum())] * 8
     assert not any(s.is_stored or s.writable for s in first)
-    assert storeless.is_elsewhere
+    assert not storeless.has_stores()
     assert traffic_of_last_call().by_driver >= array.nbytes
     # From now on data is in the tasks themselves.
     second = Parallel()(delayed(look)(array) for _ in range(8))
     assert [s.total for s in second] == [float(array.sum())] * 8
     assert all(s.writable and not s.is_stored for s in second)
+
+
+@pytest.mark.slow
+def test_a_worker_without_a_store_keeps_no_other_from_having_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("with", "without"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "without" / FOLDER).touch()
+    array = numbers()
+    with CommandLineCluster(0, 1) as cluster:
+        for name in ("with", "without"):
+            env = {"JOBLIB_TEMP_FOLDER": str(tmp_path / name)}
+            cluster.start_worker("--nthreads=1", f"--name={name}", env=env)
+        with used(cluster) as known:
+            known.client.wait_for_workers(2, timeout=DEADLINE)
+            for name in ("without", "with", "without"):
+                with joblib.parallel_config(
+                    "dask.distributed", scheduler_host=cluster.address, workers=name
+                ):
+                    seen = Parallel()(delayed(look)(array) for _ in range(4))
+                assert [s.total for s in seen] == [float(array.sum())] * 4
+                assert {s.is_stored for s in seen} == {name == "with"}
+    assert capfd.readouterr().err.count("has no folder for large data") == 1
 
 
 @pytest.mark.parametrize("mode", ["c", None])

@@ -527,7 +527,7 @@ class LedgerMachine(RuleBasedStateMachine):
             for task in () if raced else self.in_flight[key].tasks:
                 if task.suspect:
                     self.expected_errors[task.index] = Ours(
-                        WorkerDiedError, "when it ran alone: It died."
+                        WorkerDiedError, "also when it ran alone: "
                     )
                 task.suspect = True
             instructions = self.feed(AttemptKilled(key, "It died."))

@@ -678,7 +678,7 @@ def test_hosts_that_have_nothing_any_more_are_forgotten(
 
     async def work() -> None:
         hosts = Hosts()
-        supplier = Supplier(hosts.ask, hosts.is_member)
+        supplier = Supplier(hosts.ask, hosts.is_there)
         for number in range(20):
             place = Place(f"host{number}", f"tcp://host:{number}", FOLDER)
             supplied = await supplier.supply(place, {BUFFER.name: BUFFER}, 0)

@@ -28,6 +28,7 @@ Layout, top to bottom; each imports only what is below it::
     keys.py         keys of attempts, and what they tell; pure
     presence.py     which workers are there, and report
     heartbeats.py   which workers have stopped reporting; pure
+    storeless.py    which workers can have no large data on their hosts
     supplier.py     brings large buffers to hosts that lack them
     supply.py       which host gets a buffer from whom; pure
     reach.py        asks single workers, by whichever way they are reached

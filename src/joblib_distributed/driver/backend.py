@@ -280,9 +280,9 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         joblib_hooks.wait_for_results(self.parallel, arrived, withheld)
 
     def _sharing(self, cluster: Cluster) -> Sharing | None:
-        """Share large data unless workers were found not to see this host's store."""
+        """Share large data unless no worker was found to have a store."""
         least = self._memory.max_nbytes
-        if least is None or cluster.is_elsewhere:
+        if least is None or not cluster.has_stores():
             return None
         worker = current_worker()
         if worker is not None:  # a nested call: what it shares is mapped here, too

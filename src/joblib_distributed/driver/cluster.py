@@ -140,14 +140,14 @@ class Cluster:
         """What tasks of earlier calls on this client's cluster took."""
         return self._known.durations
 
-    @property
-    def is_elsewhere(self) -> bool:
-        """Whether there are workers whose hosts can have no store."""
-        return self._known.is_elsewhere
+    def has_stores(self) -> bool:
+        """Whether there may be workers whose hosts have a store."""
+        members = functools.partial(self._ask, self.client.nthreads)
+        return not self._known.storeless.are_all(members)
 
-    def note_elsewhere(self) -> None:
-        """Have later calls send large data along rather than share it."""
-        self._known.is_elsewhere = True
+    def note_storeless(self, address: str) -> None:
+        """Take note of a worker whose host can have no store."""
+        self._known.storeless.note(address)
 
     @property
     def is_embedded(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from joblib_distributed.driver.absence import Absence
 from joblib_distributed.driver.heartbeats import Heartbeats
 from joblib_distributed.driver.recalling import Recaller
+from joblib_distributed.driver.storeless import Storeless
 from joblib_distributed.driver.supplier import Supplier
 from joblib_distributed.driver.turns import Turns
 
@@ -47,8 +48,7 @@ class Known:
     def __init__(self) -> None:
         #: Addresses of the workers that passed `Cluster.check_workers`.
         self.checked: set[str] = set()
-        #: Whether a worker's host cannot have a store.
-        self.is_elsewhere = False
+        self.storeless = Storeless()
         #: Made when a host first lacks a buffer.
         self.supplier: Supplier | None = None
         #: For whom it is the turn to run a suspect.

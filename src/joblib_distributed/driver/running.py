@@ -378,7 +378,7 @@ class RunningCall:
     def _supply(self, supply: Supply) -> None:
         missing = unpack_missing(supply.missing)
         if not missing.host:
-            self._cluster.note_elsewhere()
+            self._cluster.note_storeless(missing.address)
             self._events.put(Supplied(supply.key, missing.address, along=True))
             return
         assert self._sharing is not None, "only what is shared is missing"
@@ -390,12 +390,8 @@ class RunningCall:
             along = how.arrival is Arrival.NO_ROOM
             self._events.put(Supplied(supply.key, missing.address, along))
 
-        self._cluster.supply(
-            place,
-            self._sender.lacking(supply.tasks, missing.names),
-            self._arrivals[supply.key],
-            supplied,
-        )
+        lacking = self._sender.lacking(supply.tasks, missing.names)
+        self._cluster.supply(place, lacking, self._arrivals[supply.key], supplied)
 
     def _release(self, keys: Iterable[str]) -> None:
         for key in keys:
