@@ -694,11 +694,11 @@ def test_workers_that_can_have_no_store_are_sent_the_data_with_tasks(
     storeless: Cluster,
 ) -> None:
     array = numbers()
-    assert storeless.has_stores()
+    assert storeless.has_stores(None)
     first = Parallel()(delayed(look)(array) for _ in range(8))
     assert [s.total for s in first] == [float(array.sum())] * 8
     assert not any(s.is_stored or s.writable for s in first)
-    assert not storeless.has_stores()
+    assert not storeless.has_stores(None)
     assert traffic_of_last_call().by_driver >= array.nbytes
     # From now on data is in the tasks themselves.
     second = Parallel()(delayed(look)(array) for _ in range(8))

@@ -12,7 +12,7 @@ from dask.sizeof import sizeof
 from dask.utils import typename
 from distributed.protocol import pickle as pickle_of_distributed
 
-from joblib_distributed.data.carried import MOST, carried, report_in
+from joblib_distributed.data.carried import MOST, carried, report_in, report_of
 
 
 def news_of(result: object) -> object:
@@ -20,7 +20,7 @@ def news_of(result: object) -> object:
     return pickle_of_distributed.loads(pickle_of_distributed.dumps(type(result)))
 
 
-@pytest.mark.parametrize("report", [b"", b"report", b"x" * MOST], ids=len)
+@pytest.mark.parametrize("report", [b"r", b"report", b"x" * MOST], ids=len)
 def test_a_small_report_comes_as_the_type_of_its_result(report: bytes) -> None:
     assert report_in(news_of(carried(report))) == report
 
@@ -46,13 +46,26 @@ def test_the_engine_knows_how_large_it_is_and_calls_all_by_one_name() -> None:
 
 
 def test_a_type_lives_as_long_as_its_result() -> None:
+    """Of each type dask remembers, for ever, how to find out how large it is."""
+    sizeof(carried(b"the first may stay"))
+    remembered = len(sizeof._lookup)
     result = carried(b"report")
+    sizeof(result)
     kind = weakref.ref(type(result))
     del result
     gc.collect()
     assert kind() is None
+    assert len(sizeof._lookup) == remembered
 
 
-@pytest.mark.parametrize("news", [None, bytes, int, "builtins.bytes"])
+def test_a_type_keeps_no_report_that_was_told() -> None:
+    """A worker keeps the types of its last results, of those that are gone, too."""
+    result = carried(b"report")
+    assert report_in(news_of(result)) == b"report"
+    assert report_in(news_of(result)) is None  # told again: then the result is asked for
+    assert report_of(result) == report_of(pickle.loads(pickle.dumps(result))) == b"report"
+
+
+@pytest.mark.parametrize("news", [None, bytes, int, "builtins.bytes", b""])
 def test_other_news_is_no_report(news: object) -> None:
     assert report_in(news) is None

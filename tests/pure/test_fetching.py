@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from joblib_distributed.data.carried import carried
 from joblib_distributed.driver import fetching
 from joblib_distributed.driver.fetching import fetch
 
@@ -173,6 +174,21 @@ def test_what_did_not_come_with_the_news_is_gathered(type_of_result: object) -> 
         future.end()
         client.answers = [gives(GATHERED)]
         assert await fetch(client, "a", future) == GATHERED
+
+    run(scene)
+
+
+def test_what_was_not_moved_from_its_process_is_its_report() -> None:
+    """Workers in threads of the client's process pickle nothing."""
+
+    async def scene() -> None:
+        client, future = FakeClient(), FakeFuture()
+        client.answers = [gives(carried(b"report")), hangs()]
+        assert await fetch(client, "a", future) == b"report"
+        client.scheduler.answers = [
+            gives({"status": "OK", "data": {"a": carried(b"asked for")}})
+        ]
+        assert await fetch(client, "a", future) == b"asked for"
 
     run(scene)
 

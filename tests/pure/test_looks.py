@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from joblib_distributed.driver import looks, presence
+from joblib_distributed.driver import attendance, looks
 from joblib_distributed.driver.heartbeats import Heartbeats
 from joblib_distributed.driver.looks import ANSWER_TIMEOUT, Look, look
 
@@ -35,7 +35,7 @@ class FakeTime:
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     clock = FakeTime()
     monkeypatch.setattr(looks, "time", clock)
-    monkeypatch.setattr(presence, "time", clock)
+    monkeypatch.setattr(attendance, "time", clock)
     return clock
 
 

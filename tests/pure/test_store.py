@@ -1025,6 +1025,40 @@ def test_without_descriptors_data_is_private(
         stores.close()
 
 
+def test_a_result_that_cannot_be_opened_is_not_taken_for_one_that_is_gone(
+    tmp_path: Path,
+) -> None:
+    """Its task would be run again, and again."""
+    stores = HostStore([str(tmp_path)])
+    try:
+        stores.want_results()
+        name = stores.put_result(stores.owner, memoryview(b"result"))
+        with no_descriptors(), pytest.raises(OSError, match="Too many open files"):
+            stores.take_result(name)
+        assert stores.take_result(name) == b"result"
+        assert stores.take_result(name) is None
+    finally:
+        stores.close()
+
+
+def test_a_lock_that_cannot_be_had_costs_no_descriptor(
+    open_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store()
+    content = memoryview(b"content")
+    name = name_of(content)
+    store.put(name, content)
+    store._mapped.clear()
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    assert store.get(name) is None
+    assert os.listdir("/proc/self/fd") == before
+
+
 @pytest.mark.parametrize("number", [errno.EDQUOT, errno.ENFILE, errno.EROFS])
 @pytest.mark.parametrize("function", ["open", "flock"])
 def test_a_file_that_cannot_be_made_has_no_room(

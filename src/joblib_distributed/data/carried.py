@@ -13,23 +13,37 @@ joblib_distributed.driver.fetching : looks for them.
 from __future__ import annotations
 
 import copyreg
+from typing import Any
 
-#: Bytes of a report that is carried, at most: other messages wait behind it. A guess.
-MOST = 2**16
+#: Bytes of a report that is carried, at most: the engine keeps its last messages, some
+#: thousands, for people to look at. What takes longer to be made may take longer to come.
+#: A guess.
+MOST = 2**12
 
 #: What has distributed pickle a type in another way, whatever `copyreg` says.
 _PICKLED_OTHERWISE = b"__main__"
 
 
 class _Carrier(type):
-    """The type of one result: is pickled as the bytes that the result consists of."""
+    """The type of one result: is pickled as the bytes that the result consists of.
+
+    All are equal, as dask remembers what it has found out of each type, for ever.
+    """
 
     report: bytes
+
+    def __hash__(cls) -> int:
+        return hash(_Result)
+
+    def __eq__(cls, other: object) -> bool:
+        return other is _Result or isinstance(other, _Carrier)
 
 
 # To bytes, not to the type itself, which is what mypy misses below.
 def _reduce(carrier: _Carrier) -> tuple[type[bytes], tuple[bytes]]:
-    return bytes, (carrier.report,)
+    # Once, as a worker keeps the types of its last results in a record of its own.
+    report, carrier.report = carrier.report, b""
+    return bytes, (report,)
 
 
 copyreg.pickle(_Carrier, _reduce)  # type: ignore[arg-type]
@@ -38,7 +52,8 @@ copyreg.pickle(_Carrier, _reduce)  # type: ignore[arg-type]
 class _Result:
     """Bytes that are known by their type."""
 
-    report: bytes
+    def __init__(self, report: bytes) -> None:
+        self.report = report
 
     def __reduce__(self) -> tuple[type[bytes], tuple[bytes]]:
         return bytes, (self.report,)
@@ -56,9 +71,20 @@ def carried(report: bytes) -> object:
     """
     if len(report) > MOST or _PICKLED_OTHERWISE in report:
         return report
-    return _Carrier("Report", (_Result,), {"report": report})()
+    carrier = _Carrier("Report", (_Result,), {"report": report})
+    result: object = carrier(report)
+    return result
 
 
 def report_in(type_of_result: object) -> bytes | None:
-    """Return the report that came as the type of a result, if it did."""
-    return type_of_result if isinstance(type_of_result, bytes) else None
+    """Return the report that came as the type of a result, if it did.
+
+    It comes with the first news of its end, not if a worker tells of that again.
+    """
+    came = isinstance(type_of_result, bytes) and type_of_result
+    return type_of_result if came else None  # type: ignore[return-value]
+
+
+def report_of(result: Any) -> Any:
+    """Return the report that a result is, also if it was not moved from its process."""
+    return result.report if isinstance(result, _Result) else result

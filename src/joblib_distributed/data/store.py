@@ -114,7 +114,7 @@ class Store:
             with contextlib.suppress(OSError):  # it was removed
                 os.utime(self.folder / name)  # or what is mapped long is evicted first
             return known
-        descriptor = self._open(name)
+        descriptor = self._open_if_possible(name)
         if descriptor is None:
             return None
         try:
@@ -124,7 +124,7 @@ class Store:
 
     def get_private(self, name: str) -> memoryview | None:
         """Return a buffer as memory of this process, copied where it is written to."""
-        descriptor = self._open(name)
+        descriptor = self._open_if_possible(name)
         if descriptor is None:
             return None
         try:
@@ -132,16 +132,28 @@ class Store:
         finally:
             os.close(descriptor)
 
+    def _open_if_possible(self, name: str) -> int | None:
+        """Do as `_open`; without a descriptor for a buffer it is as good as not here."""
+        try:
+            return self._open(name)
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                return None
+            raise
+
     def _open(self, name: str) -> int | None:
         """Open a file of the store and share its lock; None if there is none."""
         try:
             descriptor = os.open(self.folder / name, os.O_RDONLY | os.O_NOFOLLOW)
         except OSError as error:
-            # Without a descriptor for it, it is as good as not here.
-            if error.errno in NO_ROOM or error.errno == errno.ELOOP:
+            if error.errno in (errno.ENOENT, errno.ELOOP):
                 return None
             raise
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        except OSError:
+            os.close(descriptor)
+            raise
         found = os.fstat(descriptor)
         if (
             found.st_nlink == 0

@@ -26,7 +26,7 @@ Layout, top to bottom; each imports only what is below it::
     reconnecting.py what happens when a client loses its scheduler
     checks.py       makes sure that a cluster can run tasks
     keys.py         keys of attempts, and what they tell; pure
-    presence.py     which workers are there, and report
+    attendance.py   which workers are there, and report
     heartbeats.py   which workers have stopped reporting; pure
     storeless.py    which workers can have no large data on their hosts
     supplier.py     brings large buffers to hosts that lack them

@@ -280,21 +280,21 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         joblib_hooks.wait_for_results(self.parallel, arrived, withheld)
 
     def _sharing(self, cluster: Cluster) -> Sharing | None:
-        """Share large data unless no worker was found to have a store."""
-        least = self._memory.max_nbytes
-        if least is None or not cluster.has_stores():
+        """Share large data unless all workers were found to have no store."""
+        least, folder = self._memory.max_nbytes, self._memory.temp_folder
+        if least is None or not cluster.has_stores(folder):
             return None
         worker = current_worker()
         if worker is not None:  # a nested call: what it shares is mapped here, too
             account_for_mappings(worker)
-        store = host_store(self._memory.temp_folder)
+        store = host_store(folder)
         if not store.identity:
             return None
         store.want_results()
         return Sharing(
             max(least, 1),
             self._memory.mmap_mode,
-            self._memory.temp_folder,
+            folder,
             store.identity,
             store.owner,
         )

@@ -36,6 +36,7 @@ from joblib_distributed.driver import (
     reconnecting,
     refusals,
 )
+from joblib_distributed.driver.attendance import Attendance
 from joblib_distributed.driver.events import (
     AttemptFailed,
     AttemptFinished,
@@ -49,8 +50,8 @@ from joblib_distributed.driver.fetching import fetch
 from joblib_distributed.driver.keys import has_idle_thread
 from joblib_distributed.driver.known import Durations, known_of
 from joblib_distributed.driver.losses import LOST
-from joblib_distributed.driver.presence import Presence
 from joblib_distributed.driver.reach import Reach
+from joblib_distributed.driver.storeless import Storeless
 from joblib_distributed.driver.supplier import HostSupplied, Place, Supplier
 from joblib_distributed.driver.turns import Turns
 from joblib_distributed.options import Options
@@ -140,14 +141,15 @@ class Cluster:
         """What tasks of earlier calls on this client's cluster took."""
         return self._known.durations
 
-    def has_stores(self) -> bool:
+    @property
+    def storeless(self) -> Storeless:
+        """Which of its workers can have no store on their hosts."""
+        return self._known.storeless
+
+    def has_stores(self, temp_folder: str | None) -> bool:
         """Whether there may be workers whose hosts have a store."""
         members = functools.partial(self._ask, self.client.nthreads)
-        return not self._known.storeless.are_all(members)
-
-    def note_storeless(self, address: str) -> None:
-        """Take note of a worker whose host can have no store."""
-        self._known.storeless.note(address)
+        return not self.storeless.are_all(members, temp_folder)
 
     @property
     def is_embedded(self) -> bool:
@@ -354,8 +356,8 @@ class Cluster:
     def _supplier(self) -> Supplier:
         if self._known.supplier is None:
             reach = Reach(self.client)
-            presence = Presence(self.client, self._known.heartbeats)
-            self._known.supplier = Supplier(reach.ask, presence.is_there)
+            attendance = Attendance(self.client, self._known.heartbeats)
+            self._known.supplier = Supplier(reach.ask, attendance.is_there)
         return self._known.supplier
 
     def spread(

@@ -14,7 +14,7 @@ import asyncio
 import weakref
 from typing import Any
 
-from joblib_distributed.data.carried import report_in
+from joblib_distributed.data.carried import report_in, report_of
 
 #: Seconds after which what has been computed, but has not come, is asked for anew; twice
 #: that after each try, as it may only be large. A guess.
@@ -55,7 +55,7 @@ async def fetch(client: Any, key: str, future: Any) -> Any:
                 break
         # Cancelled by others that wait for the same answer, it may be asked for again.
         if gather.done() and not gather.cancelled():
-            return gather.result()
+            return report_of(gather.result())
     patience = PATIENCE
     while future.status == "finished":
         asking = asyncio.ensure_future(client.scheduler.gather(keys=[key]))
@@ -66,7 +66,7 @@ async def fetch(client: Any, key: str, future: Any) -> Any:
             answer = asking.result()
             if answer["status"] != "OK":
                 raise OSError(f"no worker has the result of {key}")
-            return answer["data"][key]
+            return report_of(answer["data"][key])
         asking.cancel()
         patience *= 2
     return await client.gather(future, asynchronous=True)  # its error

@@ -3,9 +3,10 @@
 They stay on the cluster: a collection is computed there, and a batch depends on what its
 tasks refer to, so that the engine brings each value to the worker.
 
-What one task alone refers to is let go when that has been delivered: thousands of values
-would fill the cluster. What two refer to stays until the end of the call, as others may
-come that do, and are to find the same value.
+What the arguments of one task alone refer to is let go when that has been delivered:
+thousands of values would fill the cluster. What two refer to stays until the end of the
+call, as others may come that do, and are to find the same value; so does what a function
+refers to.
 """
 
 from __future__ import annotations

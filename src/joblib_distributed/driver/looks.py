@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
-from joblib_distributed.driver import presence
+from joblib_distributed.driver import attendance
 from joblib_distributed.driver.heartbeats import Heartbeats
 from joblib_distributed.driver.losses import LOST
 
@@ -208,7 +208,7 @@ async def _silent_attempts(
 ) -> frozenset[str]:
     found: frozenset[str] = frozenset()
     if states or heartbeats.knows_silent(frozen_after):
-        members = await presence.members(client, heartbeats)
+        members = await attendance.members(client, heartbeats)
         workers = heartbeats.silent(time.monotonic(), frozen_after)
         if workers and heartbeats.others(workers):  # nobody else could run them
             found = await _silent(client, states, workers)

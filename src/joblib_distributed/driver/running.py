@@ -335,7 +335,6 @@ class RunningCall:
             else:
                 self._send(instruction)
         elif isinstance(instruction, (Deliver, DeliverError)):
-            self.intake.inputs.note_delivered(instruction.delivery)
             callback = self._callbacks.pop(instruction.delivery)
             self._jobs.put(functools.partial(self.deliver, callback, instruction))
         elif isinstance(instruction, Withhold):
@@ -377,11 +376,11 @@ class RunningCall:
 
     def _supply(self, supply: Supply) -> None:
         missing = unpack_missing(supply.missing)
+        assert self._sharing is not None, "only what is shared is missing"
         if not missing.host:
-            self._cluster.note_storeless(missing.address)
+            self._cluster.storeless.note(missing.address, self._sharing.temp_folder)
             self._events.put(Supplied(supply.key, missing.address, along=True))
             return
-        assert self._sharing is not None, "only what is shared is missing"
         folder, patience = self._sharing.temp_folder, self._options.frozen_after
         place = Place(missing.host, missing.address, folder, patience)
 
@@ -431,6 +430,7 @@ class RunningCall:
     def deliver(self, callback: Callback, result: Deliver | DeliverError) -> None:
         """Unpack a delivery and hand it to joblib."""
         self.intake.tally.note_delivered(result)
+        self.intake.inputs.note_delivered(result.delivery)
         unpacked = unpack(result)
         self._carrying_back(lambda: callback(unpacked))
 

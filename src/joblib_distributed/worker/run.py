@@ -1,8 +1,8 @@
 """Runs a batch: the worker's side of an attempt.
 
 `run_attempt` is called by the engine in a worker thread, through the bytes that
-`driver.cluster` sends. It never raises and always returns bytes, whatever the user's
-code does: everything that can go wrong in a task is an outcome.
+`driver.cluster` sends. It never raises, and what it returns is bytes wherever it comes,
+whatever the user's code does: everything that can go wrong in a task is an outcome.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ async def members(client: Any, heartbeats: Heartbeats) -> Mapping[str, Any]:
     return found
 
 
-class Presence:
+class Attendance:
     """Of the workers of one cluster.
 
     Parameters

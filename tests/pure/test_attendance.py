@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from joblib_distributed.driver import presence
+from joblib_distributed.driver import attendance
+from joblib_distributed.driver.attendance import Attendance
 from joblib_distributed.driver.heartbeats import Heartbeats
-from joblib_distributed.driver.presence import Presence
 
 DEADLINE = 10
 FROZEN, ALIVE, GONE = "tcp://frozen:1", "tcp://alive:1", "tcp://gone:1"
@@ -53,7 +53,7 @@ class Scene:
     def __init__(self, clock: FakeTime) -> None:
         self.clock = clock
         self.scheduler = FakeScheduler()
-        self.presence = Presence(self, Heartbeats())
+        self.attendance = Attendance(self, Heartbeats())
 
     async def pass_time(self, seconds: float, *reporting: str) -> None:
         """Have workers report, and be looked at, after so many seconds."""
@@ -63,13 +63,13 @@ class Scene:
         await self.is_there(ALIVE)
 
     async def is_there(self, worker: str, frozen_after: float = FROZEN_AFTER) -> bool:
-        return await self.presence.is_there(worker, frozen_after)
+        return await self.attendance.is_there(worker, frozen_after)
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
     clock = FakeTime()
-    monkeypatch.setattr(presence, "time", clock)
+    monkeypatch.setattr(attendance, "time", clock)
 
     def run(act: Callable[[Scene], Awaitable[None]]) -> None:
         async def scene() -> None:
@@ -113,7 +113,7 @@ def test_heartbeats_are_looked_at_once_for_all_who_ask(
         for looks in (1, 1, 2):
             await asyncio.gather(*(scene.is_there(ALIVE) for _ in range(5)))
             assert scene.scheduler.asked == looks
-            scene.clock.now += presence.LOOK_INTERVAL / 2
+            scene.clock.now += attendance.LOOK_INTERVAL / 2
 
     run(act)
 
@@ -131,7 +131,7 @@ def test_who_cannot_be_told_of_is_waited_for(run: Callable[[Any], None]) -> None
 
 def test_a_client_is_not_kept(run: Callable[[Any], None]) -> None:
     async def act(scene: Scene) -> None:
-        kept = Presence(FakeScheduler(), Heartbeats())
+        kept = Attendance(FakeScheduler(), Heartbeats())
         gc.collect()
         with pytest.raises(OSError, match="the client is gone"):
             await kept.is_there(ALIVE, FROZEN_AFTER)
