@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint conformance faults frozen poison soak chaos bounds nested sharing hosts store bench clean
+.PHONY: demo test lint conformance faults frozen poison soak chaos bounds nested sharing hosts store bench simulation clean
 
 demo: $(VENV)/demo-installed
 	$(BIN)/python examples/randomized_search.py --compare
@@ -67,9 +67,15 @@ hosts: $(VENV)/test-installed
 store: $(VENV)/test-installed
 	$(BIN)/python tools/store.py
 
-# Speed, beside loky and the backend that joblib bundles.
+# Speed, beside loky and the backend that joblib bundles: BENCH="--rounds 1" for less of it.
+BENCH ?=
 bench: $(VENV)/test-installed
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/run.py $(BENCH)
+
+# The driver's decisions on a simulated cluster of 10,000 threads.
+SIMULATION ?=
+simulation: $(VENV)/test-installed
+	$(BIN)/python benchmarks/simulation.py $(SIMULATION)
 
 # The suite on the oldest releases that pyproject.toml admits.
 bounds:

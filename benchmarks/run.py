@@ -30,19 +30,31 @@ BACKENDS = ("sequential", "threading", "loky", "bundled", "ray", "ours")
 PEER = "loky"
 
 
+#: Those that run on a dask cluster of any kind.
+ON_DASK = ("bundled", "ours")
+
+
 @contextlib.contextmanager
-def on(backend: str, workers: int) -> Iterator[None]:
+def on(backend: str, workers: int, threads: int | None = None) -> Iterator[None]:
     """Make a backend joblib's choice, with its workers started."""
     with contextlib.ExitStack() as stack:
         options: dict[str, Any] = {"n_jobs": workers}
         name = backend
-        if backend == "bundled":
+        if threads is not None or backend == "bundled":
             from distributed import Client
 
-            stack.enter_context(
-                Client(n_workers=workers, threads_per_worker=1, memory_limit=0)
+            size = (workers, 1) if threads is None else (1, threads)
+            client = stack.enter_context(
+                Client(n_workers=size[0], threads_per_worker=size[1], memory_limit=0)
             )
-            name = "dask"
+            name, options = "dask", {"n_jobs": -1}
+        if backend == "ours":
+            import joblib_distributed  # noqa: F401
+
+            name = "dask.distributed"
+            options = {"n_workers": workers, "n_jobs": -1}  # that is as many
+            if threads is not None:
+                options = {"client": client, "n_jobs": -1}
         elif backend == "ray":
             import ray
             from ray.util.joblib import register_ray
@@ -50,11 +62,6 @@ def on(backend: str, workers: int) -> Iterator[None]:
             ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
             stack.callback(ray.shutdown)
             register_ray()
-        elif backend == "ours":
-            import joblib_distributed  # noqa: F401
-
-            name = "dask.distributed"
-            options = {"n_workers": workers, "n_jobs": -1}  # that is as many
         stack.enter_context(joblib.parallel_config(backend=name, **options))
         yield
 
@@ -62,11 +69,13 @@ def on(backend: str, workers: int) -> Iterator[None]:
 def measure(backend: str, name: str, workers: int, tiny: bool) -> float:
     """Return the seconds of a workload, after one that warms up."""
     workload = WORKLOADS[name]
-    with on(backend, workers):
-        Parallel()(delayed(nap)(0.01) for _ in range(8 * workers))
-        workload.run(*workload.tiny)
+    arguments = workload.tiny if tiny else workload.arguments
+    with on(backend, workers, workload.threads):
+        if not workload.is_cold:
+            Parallel()(delayed(nap)(0.01) for _ in range(8 * workers))
+            workload.run(*workload.tiny)
         start = time.perf_counter()
-        workload.run(*(workload.tiny if tiny else workload.arguments))
+        workload.run(*arguments)
         taken = time.perf_counter() - start
     # Some need time to prepare what is not to be measured.
     return float(getattr(workload.run, "seconds", taken))
@@ -76,6 +85,7 @@ def run_process(backend: str, name: str, given: argparse.Namespace) -> float | N
     """Return the seconds of a workload in a fresh process; None if it failed."""
     command = [sys.executable, __file__, "--one", backend, name]
     command += ["--workers", str(given.workers), *["--tiny"] * given.tiny]
+    start = time.perf_counter()
     try:
         ran = subprocess.run(
             command,
@@ -90,6 +100,8 @@ def run_process(backend: str, name: str, given: argparse.Namespace) -> float | N
         text = getattr(error, "stderr", None) or str(error)
         print(f"{name} on {backend} failed: {str(text)[-500:]}", file=sys.stderr)
         return None
+    if WORKLOADS[name].is_cold:
+        return time.perf_counter() - start
     return float(json.loads(ran.stdout.splitlines()[-1]))
 
 
@@ -109,7 +121,7 @@ def summary(name: str, seconds: dict[str, list[float]], workers: int, tiny: bool
         )
     if "ours" in middle and workload.ideal is not None:
         sizes = workload.tiny if tiny else workload.arguments
-        ideal = workload.ideal(*sizes, workers)
+        ideal = workload.ideal(*sizes, workload.threads or workers)
         shown.append(f"ours / ideal {middle['ours'] / ideal:.3f}")
     return f"{name}: {', '.join(shown)}"
 
@@ -136,9 +148,12 @@ def main() -> int:
         parser.error(f"no workload is named like {given.workloads}: see workloads.py")
     everything: dict[str, dict[str, list[float]]] = {}
     for name in chosen:
-        seconds: dict[str, list[float]] = {backend: [] for backend in given.backends}
+        backends = [
+            b for b in given.backends if b in ON_DASK or not WORKLOADS[name].threads
+        ]
+        seconds: dict[str, list[float]] = {backend: [] for backend in backends}
         for _ in range(given.rounds):
-            for backend in given.backends:
+            for backend in backends:
                 taken = run_process(backend, name, given)
                 if taken is not None:
                     seconds[backend].append(taken)

@@ -135,11 +135,16 @@ class _Batch:
         return float(self._ends[self.done - 1])
 
     def progress(self, now: float) -> tuple[int, float]:
-        """Return how many tasks were begun, and since when the last one runs."""
+        """Return how many tasks it keeps, and for how long the last one has been running.
+
+        Only when the box is over a worker gives back what it has not begun.
+        """
         assert self.begun_at is not None
-        begun = int(np.searchsorted(self._ends, now - self.begun_at, "right"))
-        since = self.begun_at + (float(self._ends[begun - 1]) if begun else 0.0)
-        return min(begun + 1, self.size), now - since
+        passed = now - self.begun_at
+        ended = min(int(np.searchsorted(self._ends, passed, "right")), self.done - 1)
+        seconds = passed - (float(self._ends[ended - 1]) if ended else 0.0)
+        is_over = self.send.box is not None and passed > self.send.box
+        return self.done if is_over else self.size, seconds
 
     def outcomes(self) -> list[Outcome]:
         """Return what its worker reports."""

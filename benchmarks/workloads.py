@@ -50,8 +50,14 @@ class Workload:
     run: Callable[..., object]
     arguments: tuple[Any, ...]
     tiny: tuple[Any, ...]
-    #: Seconds that it would take if nothing but the tasks took time; None if unknown.
+    #: Seconds that it would take if nothing but the tasks took time, given the arguments
+    #: and how many tasks run at a time; None if unknown.
     ideal: Callable[..., float] | None = None
+    #: Threads of the one worker process it runs on, with backends on dask; by default it
+    #: has worker processes of one thread, as many as are asked for, with any backend.
+    threads: int | None = None
+    #: Whether a whole program is timed, from its start to its exit.
+    is_cold: bool = False
 
 
 def no_ops(tasks: int) -> None:
@@ -142,6 +148,11 @@ def search(candidates: int, folds: int) -> None:
     ).fit(X, y)
 
 
+def digits(candidates: int) -> None:
+    """Search as a short script does, whose process ends then."""
+    search(candidates, 3)
+
+
 def forest(trees: int, rows: int) -> None:
     from sklearn.datasets import make_classification
     from sklearn.ensemble import RandomForestClassifier
@@ -188,4 +199,8 @@ WORKLOADS = {
     "randomized search": Workload(search, (50, 3), (2, 2)),
     "forest of 100 trees": Workload(forest, (100, 20_000), (4, 500)),
     "nested grid search": Workload(nested, (20,), (2,)),
+    "cold search": Workload(digits, (10,), (2,), is_cold=True),
+    "5,120 naps on 256 threads": Workload(
+        naps, (5120, 0.5), (32, 0.01), lambda n, s, jobs: n * s / jobs, threads=256
+    ),
 }  # fmt: skip

@@ -16,7 +16,9 @@ from support.network import obstacle
 ROOT = Path(__file__).parents[2]
 
 #: Workloads that take scikit-learn.
-SEARCHES = ("randomized search", "forest of 100 trees", "nested grid search")
+SEARCHES = (
+    "randomized search", "forest of 100 trees", "nested grid search", "cold search",
+)  # fmt: skip
 
 
 def workloads() -> dict[str, Any]:
@@ -155,6 +157,19 @@ def test_benchmarks() -> None:
         "20,000 no-ops", "400 naps of 5 ms", "100 calls of 4 no-ops",
     ]  # fmt: skip
     assert "ours / ideal " in lines[1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_benchmarks_of_other_kinds() -> None:
+    """A whole program, and one process of many threads, which takes dask."""
+    chosen = ("--workloads", "cold search", "256 threads", "--backends", "loky", "ours")
+    short = ("--tiny", "--rounds", "1")
+    cold, threads = run("benchmarks/run.py", *short, *chosen, timeout=110).splitlines()
+    assert cold.startswith("cold search: loky ")
+    assert "ours / loky " in cold
+    assert threads.startswith("5,120 naps on 256 threads: ours ")
+    assert "ours / ideal " in threads
 
 
 @pytest.mark.parametrize("name", list(workloads()))
