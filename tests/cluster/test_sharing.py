@@ -528,8 +528,9 @@ def test_traffic_is_printed(
     }
     expected = [
         "[Parallel(n_jobs=-1)]: 1.2 MB of large data shared through the store of this "
-        f"host, which its workers map ({found} of it found present); to others 0.0 MB "
-        "sent by the driver, 0.0 MB between hosts; 0.0 MB of results came through the "
+        f"host, which its workers map ({found} of it found present); 0.0 MB sent by "
+        "the driver, to other hosts or along with tasks, 0.0 MB between hosts; 0.0 MB of "
+        "results came through the "
         "store."
         for found in ("0.0 MB", "1.2 MB")
     ]

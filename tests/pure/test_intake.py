@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from joblib import delayed
 
+from joblib_distributed.data.store import Buffer
 from joblib_distributed.data.tasks import PackedTask, PlainTasks, Sharing
+from joblib_distributed.driver import intake as intake_module
 from joblib_distributed.driver.batching import BatchPolicy
 from joblib_distributed.driver.intake import Intake
+from joblib_distributed.driver.traffic import Traffic
 from joblib_distributed.errors import NotATaskError, TaskPackingError
 
 
@@ -164,3 +167,17 @@ def test_what_is_read_is_packed_as_it_was() -> None:
     assert isinstance(after, PackedTask)
     assert before.arguments != after.arguments
     assert before.function == after.function
+
+
+@pytest.mark.parametrize(("has_room", "shared"), [(True, 8_000_000), (False, 0)])
+def test_what_no_store_has_room_for_is_not_shared(
+    has_room: bool, shared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stores:
+        def put(self, content: memoryview) -> tuple[Buffer, bool]:
+            return Buffer("name", content, self if has_room else None), False
+
+    monkeypatch.setattr(intake_module, "host_store", lambda _: Stores())
+    intake = new_intake(Sharing(1_000_000, "r", None, "host", "owner"))
+    intake.take([intake.read(delayed(np.sum)(np.zeros(1_000_000)))])
+    assert intake.tally.traffic == Traffic(shared)

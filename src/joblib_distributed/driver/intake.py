@@ -71,7 +71,8 @@ class Intake:
     def _put(self, content: memoryview) -> Buffer:
         assert self._sharing is not None, "nothing is large if nothing is shared"
         buffer, found = host_store(self._sharing.temp_folder).put(content)
-        self.tally.note_shared(buffer.name, content.nbytes, found)
+        if buffer.store is not None:  # else it is sent along with each batch
+            self.tally.note_shared(buffer.name, content.nbytes, found)
         self._stored += 0 if found else content.nbytes
         return buffer
 

@@ -12,7 +12,9 @@ from joblib_distributed.driver.events import Deliver, DeliverError
 class Traffic(NamedTuple):
     """What became of the large data of a call, in bytes.
 
-    Each buffer counts once, however many tasks took it.
+    Each buffer counts once, however many tasks took it. Where nothing is shared, as with
+    ``max_nbytes=None`` or without any folder for it, data is part of the tasks, and not
+    counted.
     """
 
     #: In buffers that tasks took by reference.
@@ -30,9 +32,9 @@ class Traffic(NamedTuple):
         shared, found, by_driver, by_hosts, returned = (f"{n / 1e6:.1f} MB" for n in self)
         return (
             f"{shared} of large data shared through the store of this host, which its "
-            f"workers map ({found} of it found present); to others {by_driver} sent by "
-            f"the driver, {by_hosts} between hosts; {returned} of results came through "
-            "the store"
+            f"workers map ({found} of it found present); {by_driver} sent by the driver, "
+            f"to other hosts or along with tasks, {by_hosts} between hosts; {returned} "
+            "of results came through the store"
         )
 
 
