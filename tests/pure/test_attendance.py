@@ -13,20 +13,11 @@ import pytest
 from joblib_distributed.driver import attendance
 from joblib_distributed.driver.attendance import Attendance
 from joblib_distributed.driver.heartbeats import Heartbeats
+from support.clock import FakeTime
 
 DEADLINE = 10
 FROZEN, ALIVE, GONE = "tcp://frozen:1", "tcp://alive:1", "tcp://gone:1"
 FROZEN_AFTER = 10.0
-
-
-class FakeTime:
-    """The module `time`, as far as it is used; stands still until it is set."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 class FakeScheduler:

@@ -12,6 +12,7 @@ import pytest
 from joblib_distributed.driver import attendance, looks
 from joblib_distributed.driver.heartbeats import Heartbeats
 from joblib_distributed.driver.looks import ANSWER_TIMEOUT, Look, look
+from support.clock import FakeTime
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -19,16 +20,6 @@ DEADLINE = 10
 ADDRESS = "tcp://scheduler:1"
 FROZEN, ALIVE = "tcp://frozen:1", "tcp://alive:1"
 FROZEN_AFTER = 10.0
-
-
-class FakeTime:
-    """The module `time`, as far as it is used; stands still until it is set."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture
