@@ -791,7 +791,7 @@ def test_a_connection_tells_what_is_not_written(own_client: Client) -> None:
         stream.send({"op": "heartbeat-client"})
         return before, len(stream.buffer)
 
-    why = because("BatchedSend.buffer", "driver.looks._arrives")
+    why = because("BatchedSend.buffer", "driver.looks._lives")
     before, after = on_loop(own_client, send_two)
     assert after == before + 1, why
     wait_until(lambda: own_client.scheduler_comm.buffer == [], 30, lambda: why)
@@ -885,6 +885,27 @@ def test_the_scheduler_gathers(own_client: Client) -> None:
     answer = own_client.sync(gather, future.key)
     assert answer == {"status": "OK", "data": {future.key: b"\0\0\0"}}, why
     assert own_client.sync(gather, "unknown")["status"] == "error", why
+
+
+def test_the_scheduler_tells_the_size_of_results(own_client: Client) -> None:
+    async def nbytes(*keys: str) -> Any:
+        return await own_client.scheduler.nbytes(keys=list(keys), summary=False)
+
+    future = own_client.submit(bytes, 3)
+    assert future.result(timeout=30) == b"\0\0\0"
+    assert own_client.sync(nbytes, future.key) == {future.key: 3}, because(
+        "the scheduler's operation nbytes", "driver.fetching._longest"
+    )
+
+
+def test_a_client_says_what_it_has_been_told(own_client: Client) -> None:
+    why = because("Client.futures[key].status", "driver.looks._is_untold")
+    may_end = distributed.Event(client=own_client)
+    future = own_client.submit(may_end.wait, 30)
+    assert own_client.futures[future.key].status == "pending", why
+    may_end.set()
+    assert future.result(timeout=30) is True
+    assert own_client.futures[future.key].status == "finished", why
 
 
 def test_the_scheduler_tells_who_has_results(own_client: Client) -> None:

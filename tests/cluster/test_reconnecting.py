@@ -13,7 +13,7 @@ import pytest
 from distributed import Client, LocalCluster
 from joblib import Parallel, delayed
 
-from joblib_distributed.driver import reconnecting
+from joblib_distributed.driver import looks, reconnecting
 from joblib_distributed.errors import ClusterClosedError
 from support.relay import Relay
 from support.tasks import in_thread, mark, marks, wait_for_file
@@ -204,6 +204,19 @@ def test_a_connection_that_is_closed_before_it_is_secure_is_tried_again(
     assert len(failed) == 2
     mark(str(tmp_path), "go")
     assert result() == [0, 10, 20, 30]
+
+
+def test_a_connection_by_which_no_end_is_told_is_made_anew(
+    client: Client, relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scheduler knows all that was sent, and answers whatever it is asked."""
+    monkeypatch.setattr(looks, "ANSWER_TIMEOUT", 2.0)
+    result = call_in_thread(client, tmp_path, LONG)
+    deaf = client.scheduler_comm
+    relay.deafen(int(deaf.comm.local_address.rsplit(":", 1)[1]))
+    mark(str(tmp_path), "go")
+    assert result() == [0, 10, 20, 30]
+    assert client.scheduler_comm is not deaf
 
 
 def test_a_client_without_what_it_rests_on_is_left_alone() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from joblib_distributed.data.carried import carried
 from joblib_distributed.driver import fetching
-from joblib_distributed.driver.fetching import fetch
+from joblib_distributed.driver.fetching import SLOWEST, fetch
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -86,6 +86,8 @@ class FakeScheduler:
         self.asked: list[str] = []
         #: Of which keys a question was cancelled.
         self.cancelled: list[str] = []
+        #: How the size of a result is told.
+        self.tells_size: Answer = raises(KeyError("a"))
 
     async def gather(self, keys: list[str]) -> object:
         (key,) = keys
@@ -96,6 +98,10 @@ class FakeScheduler:
         except asyncio.CancelledError:
             self.cancelled.append(key)
             raise
+
+    async def nbytes(self, keys: list[str], summary: bool) -> object:
+        assert (keys, summary) == (["a"], False)
+        return await self.tells_size()
 
 
 def gives(value: object) -> Answer:
@@ -394,8 +400,28 @@ def test_an_error_of_the_question_is_raised() -> None:
     run(scene)
 
 
-def test_a_question_that_hangs_is_asked_anew_with_twice_the_patience(
-    monkeypatch: pytest.MonkeyPatch,
+SMALL = gives({"a": 4 * PATIENCE * SLOWEST})
+LARGE = gives({"a": 7 * PATIENCE * SLOWEST})
+#: What is waited for on the way, in times of the patience: to be gathered, given, told
+#: the size, given, and so on.
+NOT_LARGE = [1, 1, 1, 2, 1, 4, 1, 4, 1, 4]
+DOUBLED = [1, 1, 1, 2, 1, 4, 1, 8, 1, 16]
+
+
+@pytest.mark.parametrize(
+    ("tells_size", "times"),
+    [
+        (SMALL, NOT_LARGE),
+        (LARGE, [1, 1, 1, 2, 1, 4, 1, 7, 1, 7]),
+        (raises(KeyError("a")), DOUBLED),
+        (raises(OSError("cut")), DOUBLED),
+        (raises(asyncio.CancelledError()), DOUBLED),
+        (hangs(), DOUBLED),
+    ],
+    ids=["small", "large", "forgotten", "cut", "cancelled", "not told"],
+)
+def test_a_question_that_hangs_is_asked_anew_with_more_patience(
+    tells_size: Answer, times: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wait, timeouts = asyncio.wait, []
 
@@ -406,15 +432,16 @@ def test_a_question_that_hangs_is_asked_anew_with_twice_the_patience(
     async def scene() -> None:
         client, future = FakeClient(), FakeFuture()
         client.answers = [hangs()]
-        client.scheduler.answers = [hangs(), hangs(), has("a")]
+        client.scheduler.answers = [hangs()] * 4 + [has("a")]
+        client.scheduler.tells_size = tells_size
         monkeypatch.setattr(asyncio, "wait", note_and_wait)
         assert await fetch(client, "a", future) == ASKED
-        assert client.scheduler.asked == ["a", "a", "a"]
-        assert client.scheduler.cancelled == ["a", "a"]
+        assert client.scheduler.asked == ["a"] * 5
+        assert client.scheduler.cancelled == ["a"] * 4
         assert client.gathered == [future]
 
     run(scene)
-    assert timeouts == [PATIENCE, PATIENCE, 2 * PATIENCE, 4 * PATIENCE]
+    assert timeouts == [PATIENCE * n for n in times]
 
 
 def test_what_is_cancelled_while_the_scheduler_is_asked_is_cancelled() -> None:

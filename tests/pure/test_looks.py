@@ -43,6 +43,11 @@ class FakeComm:
         self._client.scheduler_comm = None
 
 
+class FutureState:
+    def __init__(self, status: str) -> None:
+        self.status = status
+
+
 class FakeClient:
     def __init__(self) -> None:
         self.status = "running"
@@ -53,6 +58,8 @@ class FakeClient:
         #: Addresses whose connections were removed from the pool.
         self.removed: list[str] = []
         self.given: dict[str, tuple[str, ...]] = {}
+        #: What the client itself has been told.
+        self.futures: dict[str, FutureState] = {}
 
     def remove(self, address: str) -> None:
         self.removed.append(address)
@@ -380,6 +387,62 @@ def test_a_connection_by_which_the_last_arrives_is_kept(clock: FakeTime) -> None
     run(scene())
 
 
+# --------------------------------------------------------- whether what has ended is told
+@pytest.mark.parametrize("told", ["pending", "lost"])
+def test_a_connection_by_which_no_end_is_told_is_ended(
+    clock: FakeTime, told: str
+) -> None:
+    async def scene() -> None:
+        client = FakeClient()
+        client.scheduler.states = {"a": "memory", "b": "processing"}
+        client.futures = {"a": FutureState(told), "b": FutureState("pending")}
+        lives = await looks_at(client, clock, ["a", "b"], 0, JUST_LESS, JUST_ENOUGH)
+        assert lives == [True, True, False]
+
+    run(scene())
+
+
+@pytest.mark.parametrize("told", ["finished", "error", "cancelled", None])
+def test_a_connection_by_which_ends_are_told_is_kept(
+    clock: FakeTime, told: str | None
+) -> None:
+    """What an attempt gave may take long to come."""
+
+    async def scene() -> None:
+        client = FakeClient()
+        client.scheduler.states = {"a": "memory"}
+        client.futures = {} if told is None else {"a": FutureState(told)}
+        lives = await looks_at(client, clock, ["a"], 0, JUST_LESS, JUST_ENOUGH, 100)
+        assert lives == [True] * 4
+
+    run(scene())
+
+
+def test_what_has_ended_just_now_is_waited_for_from_then_on(clock: FakeTime) -> None:
+    async def scene() -> None:
+        client = FakeClient()
+        client.futures = {"a": FutureState("pending")}
+        assert await looks_at(client, clock, ["a"], 0, JUST_LESS) == [True, True]
+        client.scheduler.states = {"a": "memory"}
+        lives = await looks_at(client, clock, ["a"], JUST_ENOUGH, JUST_LESS, JUST_ENOUGH)
+        assert lives == [True, True, False]
+
+    run(scene())
+
+
+def test_ends_are_told_of_each_call_of_its_own(clock: FakeTime) -> None:
+    async def scene() -> None:
+        client = FakeClient()
+        client.scheduler.states = {"a": "memory", "b": "memory"}
+        client.futures = {key: FutureState("pending") for key in "ab"}
+        assert await looks_at(client, clock, ["a"], 0, JUST_LESS) == [True, True]
+        assert await looks_at(client, clock, ["b"], JUST_ENOUGH) == [True]
+        assert await looks_at(client, clock, ["a"], 0) == [False]
+
+    run(scene())
+
+
+# ------------------------------------------------------- whether what is sent does arrive
 def test_what_has_been_known_meanwhile_is_waited_for_anew(clock: FakeTime) -> None:
     async def scene() -> None:
         client = FakeClient()
@@ -447,7 +510,7 @@ def test_what_nobody_looks_at_any_more_is_forgotten(clock: FakeTime) -> None:
         client = FakeClient()
         for key in ("a", "b", "c"):
             assert await looks_at(client, clock, [key], 3 * ANSWER_TIMEOUT) == [True]
-        assert list(looks._unheard[client.comm]) == ["c"]
+        assert list(looks._unheard[client.comm]) == [("c", None)]
 
     run(scene())
 

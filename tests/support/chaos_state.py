@@ -9,6 +9,8 @@ import threading
 import traceback
 from typing import Any
 
+from distributed import Client
+
 from joblib_distributed.driver.call import Call
 from support.chaos_scene import ChaosScene
 
@@ -68,6 +70,16 @@ def _ledgers() -> list[str]:
     ]
 
 
+def _told() -> list[str]:
+    """Return what the clients of this process have been told of their attempts."""
+    return [
+        f"{client.id}, {client.status}: "
+        f"{ ({key: state.status for key, state in client.futures.items()}) }"
+        for client in gc.get_objects()
+        if isinstance(client, Client)
+    ]
+
+
 def print_state(scene: ChaosScene) -> None:
     """Print where the driver is, and what its cluster knows."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
@@ -76,6 +88,7 @@ def print_state(scene: ChaosScene) -> None:
             f"thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"
         )
     print(f"ledgers: {_ledgers()}")
+    print(f"clients: {_told()}")
 
     def ask() -> None:
         with contextlib.suppress(Exception):

@@ -175,6 +175,20 @@ class Relay:
 
         self._run(heal)
 
+    def deafen(self, port: int) -> None:
+        """Throw away what is said to whoever connected from this port; nobody is told."""
+
+        async def deafen() -> None:
+            (near,) = [
+                end
+                for end in self.ends
+                if end.transport.get_extra_info("peername")[1] == port
+            ]
+            assert near.peer is not None
+            near.peer.is_void = True
+
+        self._run(deafen)
+
     def lose(self, near: bool) -> Callable[[], None]:
         """Reset one end of every connection, and keep the other, which is not told.
 

@@ -11,6 +11,7 @@ Uses a client that `driver.cluster` lends it, on that client's event loop.
 from __future__ import annotations
 
 import asyncio
+import math
 import weakref
 from typing import Any
 
@@ -19,6 +20,13 @@ from joblib_distributed.data.carried import report_in, report_of
 #: Seconds after which what has been computed, but has not come, is asked for anew; twice
 #: that after each try, as it may only be large. A guess.
 PATIENCE = 2.0
+
+#: How often it is doubled for what is not large. A guess.
+DOUBLINGS = 2
+
+#: Bytes per second with which a large result comes, at least, unless something is broken.
+#: A guess.
+SLOWEST = 1e6
 
 #: Gathers that have taken longer than that, by client.
 _stuck: weakref.WeakKeyDictionary[Any, set[asyncio.Future[Any]]] = (
@@ -68,8 +76,23 @@ async def fetch(client: Any, key: str, future: Any) -> Any:
                 raise OSError(f"no worker has the result of {key}")
             return report_of(answer["data"][key])
         asking.cancel()
-        patience *= 2
+        patience = min(2 * patience, await _longest(client, key))
     return await client.gather(future, asynchronous=True)  # its error
+
+
+async def _longest(client: Any, key: str) -> float:
+    """Return for how long a result may be waited for, once it was asked for.
+
+    Infinite if its size is not known.
+    """
+    telling = asyncio.ensure_future(client.scheduler.nbytes(keys=[key], summary=False))
+    await asyncio.wait({telling}, timeout=PATIENCE)
+    if not telling.done():
+        telling.cancel()
+        return math.inf
+    if telling.cancelled() or telling.exception() is not None:
+        return math.inf  # it is asked for again, and fails in the same way
+    return float(max(PATIENCE * 2**DOUBLINGS, telling.result()[key] / SLOWEST))
 
 
 async def _carried(future: Any) -> bytes | None:

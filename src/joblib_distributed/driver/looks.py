@@ -80,7 +80,7 @@ async def look(
         )
     except (AttributeError, KeyError, RuntimeError, *LOST):
         return None  # the connection's own end is noticed elsewhere
-    if not _arrives(comm, keys, found.states):
+    if not _lives(client, comm, keys, found.states):
         _end(client, comm)
     return found
 
@@ -153,38 +153,61 @@ def _end(client: Any, comm: Any) -> None:
         comm.abort()
 
 
-#: Since when what was sent last by a connection has not arrived: by the connection, and
-#: the key of each call's last attempt.
-_unheard: weakref.WeakKeyDictionary[Any, dict[str, float]] = weakref.WeakKeyDictionary()
+#: Since when what should have come through a connection has not: by the connection, the
+#: key of an attempt, and the scheduler's state of it.
+_unheard: weakref.WeakKeyDictionary[Any, dict[tuple[str, str | None], float]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
-def _arrives(comm: Any, keys: Collection[str], states: Mapping[str, str | None]) -> bool:
-    """Whether what is sent by a connection arrives.
+#: What the client says of an attempt that has ended before it is told; the second, if it
+#: had ended before, and what it gave was lost.
+_UNTOLD = ("pending", "lost")
+
+
+def _lives(
+    client: Any, comm: Any, keys: Collection[str], states: Mapping[str, str | None]
+) -> bool:
+    """Whether what is sent by a connection arrives, in both directions.
 
     Questions travel by others, which may live when this one is dead. It counts as dead if
-    for long nothing is known of the attempt that was sent last, though all is written.
-    Each call looks at its own attempts, and tells nothing of those of another.
+    for long nothing is known of the attempt that was sent last, though all is written; or
+    if for long the client has not been told that an attempt has ended. Each call looks at
+    its own attempts, and tells nothing of those of another.
     """
-    last = next(reversed([*keys]), "")
     unheard = _unheard.setdefault(comm, {})
-    since = unheard.get(last)
-    for key in keys:
-        unheard.pop(key, None)
-    if not last or states.get(last) is not None or getattr(comm, "buffer", True):
-        return True
     now = time.monotonic()
-    if since is None:
-        since = now
+    awaited: list[tuple[str, str | None]] = [
+        (key, "memory") for key in keys if _is_untold(client, key, states)
+    ]
+    last = next(reversed([*keys]), "")
+    if last and states.get(last) is None and not getattr(comm, "buffer", True):
+        awaited.append((last, None))
+    since = {what: unheard.get(what, now) for what in awaited}
+    for key in keys:
+        for state in (None, "memory"):
+            unheard.pop((key, state), None)
+    if now in since.values():
         _forget_ended(unheard, now)
-    unheard[last] = since
-    return now - since < ANSWER_TIMEOUT
+    unheard.update(since)
+    return all(now - began < ANSWER_TIMEOUT for began in since.values())
 
 
-def _forget_ended(unheard: dict[str, float], now: float) -> None:
+def _is_untold(client: Any, key: str, states: Mapping[str, str | None]) -> bool:
+    """Whether an attempt has ended, and the client has not been told.
+
+    Rests on ``Client.futures[key].status`` being what a future of this key says
+    (distributed 2025.9 to 2026.8); without it, everything has been told.
+    """
+    told = getattr(client, "futures", {}).get(key)
+    return states.get(key) == "memory" and getattr(told, "status", "") in _UNTOLD
+
+
+def _forget_ended(unheard: dict[tuple[str, str | None], float], now: float) -> None:
     """Forget what nobody looks at any more: it would have ended the connection."""
-    for key, since in list(unheard.items()):
+    for what, since in list(unheard.items()):
         if now - since > 2 * ANSWER_TIMEOUT:
-            del unheard[key]
+            del unheard[what]
 
 
 async def _ask(
