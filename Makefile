@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint conformance faults frozen poison soak chaos bounds nested sharing hosts store bench simulation clean
+.PHONY: demo test lint conformance faults frozen poison soak chaos bounds nested sharing hosts damage store bench simulation clean
 
 demo: $(VENV)/demo-installed
 	$(BIN)/python examples/randomized_search.py --compare
@@ -64,6 +64,9 @@ hosts: $(VENV)/test-installed
 	$(BIN)/python tools/hosts.py
 
 # Calls with random data, some of whose workers are killed: is the store tidy after?
+damage: $(VENV)/test-installed
+	$(BIN)/python tools/damage.py
+
 store: $(VENV)/test-installed
 	$(BIN)/python tools/store.py
 

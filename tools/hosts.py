@@ -147,7 +147,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=200)
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
-    parser.add_argument("--bundled", nargs="*", default=["array"], choices=SHAPES)
+    parser.add_argument("--bundled", nargs="*", default=list(SHAPES), choices=SHAPES)
     parser.add_argument("--size", nargs=2, type=int, default=[3, 4])
     parser.add_argument("--reach", nargs="+", default=["open", "confined"])
     given = parser.parse_args()

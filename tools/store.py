@@ -1,13 +1,17 @@
 """Calls with random data, some of whose workers are killed: what becomes of the store.
 
-Runs in a mount namespace with a ``/dev/shm`` of its own (which takes Linux and root), so
-that evictions are frequent. Every result is checked. Prints the bytes in the store at
-most, at the end, and its cap; then what is left once the process has ended.
+Each backend runs the same calls in a process and a mount namespace of its own, with its
+own ``/dev/shm`` (which takes Linux and root), small enough for evictions to be frequent.
+Every result is checked. Prints how many calls were right, have raised, or hung; the bytes
+in ``/dev/shm`` after a call at most, and at the end; of ours also its cap; then what is
+left once the process has ended. Exits with 1 if a call of ours was not right.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
+import contextlib
 import os
 import random
 import signal
@@ -15,11 +19,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
+import psutil
+from distributed import Client
 from joblib import Parallel, delayed
 
 import joblib_distributed
@@ -28,7 +35,61 @@ from joblib_distributed.data.host import host_store
 #: Megabytes of the ``/dev/shm``; the cap is an eighth of it.
 SHM = 1600
 
-FOLDER = Path(f"/dev/shm/joblib-distributed-{os.getuid()}")
+SHARED = Path("/dev/shm")
+
+#: Seconds after which a call counts as hung.
+HUNG_AFTER = 20.0
+
+
+class Backend(NamedTuple):
+    """What is run: with two workers."""
+
+    #: Returns the parameters of `joblib.parallel_config`.
+    start: Callable[[], dict[str, Any]]
+    #: Returns the process ids of the workers.
+    pids: Callable[[], list[int]]
+    #: Is called after a call that hung.
+    restart: Callable[[], None]
+
+
+def _start_ours() -> dict[str, Any]:
+    return {"backend": "dask.distributed", "n_workers": 2}
+
+
+def _pids_of_ours() -> list[int]:
+    return _pids_of(joblib_distributed.get_client(n_workers=2))
+
+
+def _start_bundled() -> dict[str, Any]:
+    Client(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    return {"backend": "dask"}
+
+
+def _pids_of_bundled() -> list[int]:
+    return _pids_of(Client.current())
+
+
+def _restart_bundled() -> None:
+    Client.current().shutdown()
+    _start_bundled()
+
+
+def _pids_of(client: Client) -> list[int]:
+    return list(client.run(os.getpid, on_error="ignore").values())
+
+
+def _pids_of_loky() -> list[int]:
+    children = psutil.Process().children()
+    return [c.pid for c in children if any("popen_loky" in a for a in c.cmdline())]
+
+
+BACKENDS = {
+    "ours": Backend(_start_ours, _pids_of_ours, lambda: None),
+    "loky": Backend(
+        lambda: {"backend": "loky", "n_jobs": 2}, _pids_of_loky, lambda: None
+    ),
+    "bundled": Backend(_start_bundled, _pids_of_bundled, _restart_bundled),
+}
 
 
 def check(array: Any, seconds: float) -> tuple[float, Any]:
@@ -36,65 +97,113 @@ def check(array: Any, seconds: float) -> tuple[float, Any]:
     return float(array.sum()), array + 1
 
 
-def in_store() -> int:
-    return sum(path.stat().st_size for path in FOLDER.iterdir())
+def in_shm() -> int:
+    """Return the bytes in ``/dev/shm``, but for semaphores."""
+    size = 0
+    for path in SHARED.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file() and not path.name.startswith("sem."):
+                size += path.stat().st_size
+    return size
 
 
-def one_call(rng: random.Random) -> None:
-    """Run a call, in one of ten with a worker killed in the middle; check its results."""
+def one_call(rng: random.Random, backend: Backend, parameters: dict[str, Any]) -> str:
+    """Run a call, in one of ten with a worker killed in the middle; return its end."""
     sizes = [rng.randrange(1, 2_500_000) for _ in range(rng.randrange(1, 7))]
     seed = rng.randrange(2**32)
-    arrays = [np.random.default_rng(seed).random(size) for size in sizes]
+    numbers = np.random.default_rng(seed)
+    # Whole numbers, whose sums are the same wherever in memory they lie.
+    arrays = [numbers.integers(0, 100, size).astype(float) for size in sizes]
     killing = rng.random() < 0.1
-    client = joblib_distributed.get_client(n_workers=2)
-    killer = threading.Timer(0.05, kill_one, [client, rng.randrange(2)])
+    killer = threading.Timer(0.05, kill_one, [backend, rng.randrange(2)])
     if killing:
         killer.start()
     calls = [delayed(check)(a, 0.05 if killing else 0) for a in arrays * 2]
-    results = Parallel()(calls)
+    ends = ["hung"]
+    # Whoever hangs is left alone.
+    caller = threading.Thread(
+        target=lambda: ends.insert(0, end_of(calls, parameters)), daemon=True
+    )
+    caller.start()
+    caller.join(HUNG_AFTER)
+    end = ends[0]
     killer.cancel()
     if killing:
         killer.join()
-    for array, (total, more) in zip(arrays * 2, results, strict=True):
-        assert total == float(array.sum())
-        assert np.array_equal(more, array + 1)
+    return end
 
 
-def kill_one(client: Any, number: int) -> None:
-    pids = list(client.run(os.getpid, on_error="ignore").values())
-    os.kill(pids[number % len(pids)], signal.SIGKILL)
+def end_of(calls: list[Any], parameters: dict[str, Any]) -> str:
+    """Run a call; return how it ended."""
+    try:
+        with joblib.parallel_config(**parameters):
+            results = Parallel()(calls)
+    except Exception as error:  # of any kind: it is counted
+        return f"raised {type(error).__name__}"
+    arrays = [arguments[0] for _, arguments, _ in calls]
+    right = all(
+        total == float(array.sum()) and np.array_equal(more, array + 1)
+        for array, (total, more) in zip(arrays, results, strict=True)
+    )
+    return "right" if right else "wrong"
 
 
-def run(calls: int, seed: int) -> None:
+def kill_one(backend: Backend, number: int) -> None:
+    pids = backend.pids()
+    if pids:
+        os.kill(pids[number % len(pids)], signal.SIGKILL)
+
+
+def run(name: str, calls: int, seed: int) -> bool:
+    """Run all calls of a backend, print what came of them, and say if all were right."""
     rng = random.Random(seed)
+    backend = BACKENDS[name]
+    parameters = backend.start()
+    ends: collections.Counter[str] = collections.Counter()
     most = 0
-    with joblib.parallel_config(backend="dask.distributed", n_workers=2):
-        for _ in range(calls):
-            one_call(rng)
-            most = max(most, in_store())
-    host_store().trim()
-    (cap,) = {store.cap for store in host_store().stores[:1]}
-    left = in_store()
-    print(f"{calls} calls, all results right")
-    print(f"store: {most / 1e6:.1f} MB at most, {left / 1e6:.1f} MB now, cap {cap / 1e6}")
-    print(f"under its cap: {left <= cap}")
+    for _ in range(calls):
+        end = one_call(rng, backend, parameters)
+        ends[end] += 1
+        if end == "hung":
+            backend.restart()
+        most = max(most, in_shm())
+    told = ", ".join(f"{number} {end}" for end, number in ends.most_common())
+    print(f"{name}: {calls} calls: {told}")
+    cap = ""
+    if name == "ours":
+        host_store().trim()
+        bytes_of_cap = host_store().stores[0].cap
+        is_under = in_shm() <= bytes_of_cap
+        cap = f", cap {bytes_of_cap / 1e6:.1f}; under its cap: {is_under}"
+    now = in_shm() / 1e6
+    print(f"in /dev/shm after a call: {most / 1e6:.1f} MB at most, {now:.1f} now{cap}")
+    return ends["right"] == calls
 
 
 def main() -> int:
-    """Start the run in a namespace of its own, and look at what it leaves."""
+    """Start each backend in a namespace of its own, and look at what it leaves."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--inside", action="store_true", help="what the namespace does")
+    parser.add_argument("--backends", nargs="+", default=BACKENDS, choices=BACKENDS)
+    parser.add_argument("--inside", help="what the namespace does", choices=BACKENDS)
     given = parser.parse_args()
     if given.inside:
-        run(given.calls, given.seed)
-        return 0
+        return 0 if run(given.inside, given.calls, given.seed) else 1
+    codes = {name: start(name, given) for name in given.backends}
+    return codes.get("ours", 0)
+
+
+def start(name: str, given: argparse.Namespace) -> int:
+    """Run a backend in a namespace of its own; return its exit code."""
     mount = f"mount --make-rprivate / && mount -t tmpfs -o size={SHM}m tmpfs /dev/shm"
-    inside = f'"$0" "$1" --inside --calls {given.calls} --seed {given.seed}'
+    inside = f'"$0" "$1" --inside {name} --calls {given.calls} --seed {given.seed}'
     # Semaphores are multiprocessing's, whose tracker removes those of killed processes.
     look = "ls -A /dev/shm | grep -v ^sem | tr '\\n' ' '"
-    command = f"{mount} && {inside} && echo left on the host: $({look}) nothing else"
+    command = (
+        f"{mount} && {inside}; code=$?; "
+        f"echo left on the host: $({look}) nothing else; exit $code"
+    )
     return subprocess.run(
         ["unshare", "--mount", "sh", "-c", command, sys.executable, __file__],
         check=False,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,17 @@ from typing import Any
 import psutil
 import pytest
 
-from joblib_distributed.data.transfer import CHUNK
-from support.network import Console, Host, HostCluster, counted, obstacle
+from support.hosts_scenes import (
+    DEADLINE,
+    SIZE,
+    console_of,
+    join,
+    kill_holders,
+    kill_sender,
+    kill_their_workers,
+    stored,
+)
+from support.network import Console, HostCluster, counted, obstacle
 from support.waiting import wait_until
 
 _obstacle = obstacle()
@@ -21,67 +28,14 @@ pytestmark = [
     pytest.mark.timeout(150),
 ]
 
-#: Bytes of the data that is shared: 12 chunks, so that what else is said is little.
-SIZE = 48 * 2**20
-
 #: What a host may receive, or the client send, beside the data.
 MORE = SIZE // 10
-
-DEADLINE = 60
-
-SETUP = f"""
-import os, sys, time
-import joblib, joblib_distributed
-import numpy as np
-from joblib import Parallel, delayed
-
-class Model:
-    def __init__(self, array):
-        self.array = array
-    def total(self, number):
-        return total(self.array, number)
-
-def total(value, number):
-    time.sleep(0.02)
-    return os.uname().nodename, float(np.asarray(value).sum()), number
-
-def total_inside(value, number):
-    return total(value[0]["array"], number)
-
-def total_when(value, number, folder):
-    open(os.path.join(folder, os.uname().nodename), "w").close()
-    if number < 8:
-        while not os.path.exists(os.path.join(folder, "go")):
-            time.sleep(0.01)
-    return total(value, number)
-
-def numbers(seed):
-    return np.random.default_rng(seed).integers(0, 100, {SIZE // 8}).astype(float)
-
-def asked(array, calls):
-    found = Parallel()(calls)
-    hosts, totals, order = zip(*found)
-    assert set(totals) == {{float(array.sum())}}, totals
-    assert list(order) == list(range(len(found)))
-    return sorted(set(hosts))
-
-def backend():
-    return joblib.parallel_config("dask.distributed", scheduler_host=sys.argv[1])
-
-client = joblib_distributed.get_client(scheduler_host=sys.argv[1])
-"""
 
 SHAPES = {
     "array": "[delayed(total)(array, i) for i in range(24)]",
     "nested": "[delayed(total_inside)(({'array': array}, 1), i) for i in range(24)]",
     "method": "[delayed(Model(array).total)(i) for i in range(24)]",
 }
-
-
-def console_of(cluster: HostCluster, workers: int) -> Console:
-    console = Console(cluster)
-    console.run(SETUP + f"client.wait_for_workers({workers}, timeout={DEADLINE})")
-    return console
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +59,6 @@ def network(request: pytest.FixtureRequest) -> tuple[HostCluster, Console]:
         f"{request.param}_network"
     )
     return found
-
-
-def stored(host: Host) -> int:
-    """Return the bytes in a host's shared memory, in whole chunks."""
-    return host.shared_memory(host.processes[0]) // CHUNK * CHUNK
 
 
 def memory_of(process: Any) -> int:
@@ -194,94 +143,35 @@ def cluster() -> Iterator[HostCluster]:
         yield cluster
 
 
-def start_call(console: Console, folder: Path) -> None:
-    """Start a call that cannot end before there is a file ``go``."""
-    console.run("array = numbers(0)")
-    console.start(
-        "with backend(): result = asked(array, "
-        f"[delayed(total_when)(array, i, {str(folder)!r}) for i in range(40)])"
-    )
-
-
-def wait_for_task(host: Host, folder: Path) -> None:
-    """Wait until a task of that call has begun on a host, which then has the data."""
-    wait_until(
-        (folder / host.namespace).exists,
-        DEADLINE,
-        lambda: f"{host.namespace} received {host.traffic()[0]} bytes",
-    )
-
-
 def test_a_host_that_joins_receives_data_once(
     cluster: HostCluster, tmp_path: Path
 ) -> None:
-    console = console_of(cluster, 2)
-    start_call(console, tmp_path)
-    for host in cluster.hosts:
-        wait_for_task(host, tmp_path)
     with counted(cluster.client) as traffic:
-        joined = cluster.add_host()
-        wait_for_task(joined, tmp_path)
-        (tmp_path / "go").touch()
-        assert joined.namespace in console.result()
+        *_, joined = join(cluster, console_of(cluster, 2), tmp_path)
     assert joined.traffic()[0] <= SIZE + MORE + 2**22  # of its start
-    assert traffic[0][1] < MORE
+    # Once to another, for all of them.
+    assert traffic[0][1] < SIZE + MORE
     assert stored(joined) == SIZE
-
-
-def kill_workers(host: Host) -> None:
-    """Kill each process with tasks; nannies start others."""
-    (command,) = host.processes
-    for process in psutil.Process(command.pid).children(recursive=True):
-        if "resource_tracker" not in " ".join(process.cmdline()):
-            os.kill(process.pid, signal.SIGKILL)
 
 
 def test_every_holder_dies(cluster: HostCluster, tmp_path: Path) -> None:
     """With all that ran on their hosts: the data has to come from the client again."""
-    console = console_of(cluster, 2)
-    start_call(console, tmp_path)
-    for host in cluster.hosts:
-        wait_for_task(host, tmp_path)
-    for host in cluster.hosts:
-        host.kill()
-    joined = cluster.add_host()
-    (tmp_path / "go").touch()
-    assert console.result() == [joined.namespace]
+    (joined,) = kill_holders(cluster, console_of(cluster, 2), tmp_path)
     assert stored(joined) == SIZE
 
 
 def test_workers_of_every_holder_die(cluster: HostCluster, tmp_path: Path) -> None:
     """The hosts keep the data, for the workers that follow."""
-    console = console_of(cluster, 2)
-    start_call(console, tmp_path)
-    for host in cluster.hosts:
-        wait_for_task(host, tmp_path)
     with counted(cluster.client) as traffic:
-        for host in cluster.hosts:
-            kill_workers(host)
-        (tmp_path / "go").touch()
-        console.result()
-    assert traffic[0][1] < MORE
+        kill_their_workers(cluster, console_of(cluster, 2), tmp_path)
+    assert traffic[0][1] < SIZE + MORE
     assert [stored(host) for host in cluster.hosts] == [SIZE] * 2
 
 
 def test_the_sending_host_dies_in_the_middle(
     cluster: HostCluster, tmp_path: Path
 ) -> None:
-    console = console_of(cluster, 2)
-    (tmp_path / "go").touch()
-    start_call(console, tmp_path)
-    first, second = cluster.hosts
-    wait_until(
-        lambda: any(2**22 < h.traffic()[1] < SIZE for h in (first, second)),
-        DEADLINE,
-        lambda: "no host has begun to send",
-    )
-    sender = max(first, second, key=lambda host: host.traffic()[1])
-    sender.kill()
-    (receiver,) = {first, second} - {sender}
-    assert receiver.namespace in console.result()
+    (receiver,) = kill_sender(cluster, console_of(cluster, 2), tmp_path)
     assert stored(receiver) == SIZE
 
 

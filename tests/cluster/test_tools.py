@@ -134,9 +134,26 @@ def test_hosts() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.skipif(bool(obstacle()), reason=obstacle())
+def test_damage() -> None:
+    short = ("--scenes", "every worker with it dies", "--kinds", "full")
+    output = run("tools/damage.py", *short, "--without", "bundled", timeout=110)
+    first, scene, second, ours, loky = output.splitlines()
+    assert first.startswith("MB sent by the client")
+    assert second == "warnings"
+    assert scene.startswith("every worker with it dies ours ")
+    assert ours.startswith("/dev/shm full        ours ")
+    assert loky.startswith("/dev/shm full        loky ")
+    assert all(line.endswith("  right") for line in (scene, ours, loky))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.skipif(bool(obstacle()), reason=obstacle())
 def test_store() -> None:
-    output = run("tools/store.py", "--calls", "15", timeout=110)
-    assert "15 calls, all results right" in output
+    short = ("--calls", "15", "--backends", "ours", "loky")
+    output = run("tools/store.py", *short, timeout=110)
+    assert "ours: 15 calls: 15 right\n" in output
+    assert "loky: 15 calls: " in output
     assert "under its cap: True" in output
     assert "left on the host: nothing else" in output
 

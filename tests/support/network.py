@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -293,9 +294,12 @@ class Console:
         self._process.stdin.write(json.dumps(code) + "\n")
         self._process.stdin.flush()
 
-    def result(self) -> Any:
-        """Wait for what was started; return `result`."""
+    def result(self, deadline: float | None = None) -> Any:
+        """Wait for what was started, for so many seconds; return `result`."""
         assert self._process.stdout is not None
+        # Nothing is left of earlier answers, which are a line each.
+        ready, _, _ = select.select([self._process.stdout], [], [], deadline)
+        assert ready, f"hung: no result after {deadline} seconds"
         answer = json.loads(self._process.stdout.readline())
         assert "error" not in answer, answer["error"]
         return answer["result"]
