@@ -63,10 +63,11 @@ sharing: $(VENV)/test-installed
 hosts: $(VENV)/test-installed
 	$(BIN)/python tools/hosts.py
 
-# Calls with random data, some of whose workers are killed: is the store tidy after?
+# Hosts that die or join while a call runs, and /dev/shm of any kind: what comes of it?
 damage: $(VENV)/test-installed
 	$(BIN)/python tools/damage.py
 
+# Calls with random data, some of whose workers are killed: is the store tidy after?
 store: $(VENV)/test-installed
 	$(BIN)/python tools/store.py
 

@@ -83,18 +83,20 @@ def kept(backends: Iterable[str], without: Collection[str]) -> list[str]:
 
 def rows(given: argparse.Namespace) -> Iterator[bool]:
     """Print the tables; say of each row of ours whether it is right."""
-    print("MB sent by the client; MB received by a host that is left, at most")
-    for scene in given.scenes:
-        for backend in kept(hosts_scenes.BACKENDS, given.without):
-            verdict, figures = of_hosts(scene, backend)
-            print(f"{scene:26}{backend:9}{figures}  {verdict}", flush=True)
-            yield backend != "ours" or verdict == "right"
-    print("warnings")
-    for kind in given.kinds:
-        for backend in kept(shm_scenes.BACKENDS, given.without):
-            verdict, figures = of_shm(kind, backend)
-            print(f"/dev/shm {kind:12}{backend:9}{figures}  {verdict}", flush=True)
-            yield backend != "ours" or verdict == "right"
+    tables = [
+        (
+            "MB sent by the client; MB received by a host that is left, at most",
+            *(given.scenes, hosts_scenes.BACKENDS, of_hosts),
+        ),
+        ("/dev/shm: warnings", given.kinds, shm_scenes.BACKENDS, of_shm),
+    ]
+    for title, played, backends, play in tables:
+        print(title)
+        for name in played:
+            for backend in kept(backends, given.without):
+                verdict, figures = play(name, backend)
+                print(f"{name:26}{backend:9}{figures}  {verdict}", flush=True)
+                yield backend != "ours" or verdict == "right"
 
 
 def main() -> int:

@@ -141,9 +141,10 @@ def end_of(calls: list[Any], parameters: dict[str, Any]) -> str:
     except Exception as error:  # of any kind: it is counted
         return f"raised {type(error).__name__}"
     arrays = [arguments[0] for _, arguments, _ in calls]
-    right = all(
+    # Not strictly: this is not to fail, which would look like a call that hangs.
+    right = len(results) == len(arrays) and all(
         total == float(array.sum()) and np.array_equal(more, array + 1)
-        for array, (total, more) in zip(arrays, results, strict=True)
+        for array, (total, more) in zip(arrays, results, strict=False)
     )
     return "right" if right else "wrong"
 

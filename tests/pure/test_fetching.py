@@ -417,8 +417,13 @@ DOUBLED = [1, 1, 1, 2, 1, 4, 1, 8, 1, 16]
         (raises(OSError("cut")), DOUBLED),
         (raises(asyncio.CancelledError()), DOUBLED),
         (hangs(), DOUBLED),
+        (gives(None), DOUBLED),
+        (gives({}), DOUBLED),
     ],
-    ids=["small", "large", "forgotten", "cut", "cancelled", "not told"],
+    ids=[
+        *("small", "large", "forgotten", "cut", "cancelled", "not told"),
+        *("not known how to tell", "told of none"),
+    ],
 )
 def test_a_question_that_hangs_is_asked_anew_with_more_patience(
     tells_size: Answer, times: list[int], monkeypatch: pytest.MonkeyPatch

@@ -106,6 +106,13 @@ def start_call(console: Console, folder: Path) -> None:
     )
 
 
+def start_everywhere(cluster: HostCluster, console: Console, folder: Path) -> None:
+    """Start that call, and wait until all hosts have its data."""
+    start_call(console, folder)
+    for host in cluster.hosts:
+        wait_for_task(host, folder)
+
+
 def wait_for_task(host: Host, folder: Path) -> None:
     """Wait until a task of that call has begun on a host, which then has the data."""
     wait_until(
@@ -125,9 +132,7 @@ def kill_workers(host: Host) -> None:
 
 def join(cluster: HostCluster, console: Console, folder: Path) -> list[Host]:
     """Add a host in the middle, and go on when it takes part; return those left."""
-    start_call(console, folder)
-    for host in cluster.hosts:
-        wait_for_task(host, folder)
+    start_everywhere(cluster, console, folder)
     joined = cluster.add_host()
     wait_for_task(joined, folder)
     (folder / "go").touch()
@@ -137,9 +142,7 @@ def join(cluster: HostCluster, console: Console, folder: Path) -> list[Host]:
 
 def kill_holders(cluster: HostCluster, console: Console, folder: Path) -> list[Host]:
     """Kill all that runs on any host; only one that joins is left."""
-    start_call(console, folder)
-    for host in cluster.hosts:
-        wait_for_task(host, folder)
+    start_everywhere(cluster, console, folder)
     for host in cluster.hosts:
         host.kill()
     joined = cluster.add_host()
@@ -152,9 +155,7 @@ def kill_their_workers(
     cluster: HostCluster, console: Console, folder: Path
 ) -> list[Host]:
     """Kill the workers of all hosts, whose nannies start others."""
-    start_call(console, folder)
-    for host in cluster.hosts:
-        wait_for_task(host, folder)
+    start_everywhere(cluster, console, folder)
     for host in cluster.hosts:
         kill_workers(host)
     (folder / "go").touch()

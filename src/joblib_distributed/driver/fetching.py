@@ -92,7 +92,9 @@ async def _longest(client: Any, key: str) -> float:
         return math.inf
     if telling.cancelled() or telling.exception() is not None:
         return math.inf  # it is asked for again, and fails in the same way
-    return float(max(PATIENCE * 2**DOUBLINGS, telling.result()[key] / SLOWEST))
+    # None from a scheduler that does not know the operation.
+    nbytes = (telling.result() or {}).get(key, math.inf)
+    return float(max(PATIENCE * 2**DOUBLINGS, nbytes / SLOWEST))
 
 
 async def _carried(future: Any) -> bytes | None:
