@@ -27,8 +27,9 @@ PASSING = 3.0
 #: Seconds without a worker after which a call is to give up.
 WAIT_FOR_WORKERS = 3
 
-#: Seconds that ``Parallel(timeout=...)`` is given.
-TIMEOUT = 2
+#: Seconds that ``Parallel(timeout=...)`` is given: less than those after which a result
+#: that does not come is asked for by another way, where nothing holds it.
+TIMEOUT = 1
 
 #: Seconds in which a worker that joins is to be used.
 USED_WITHIN = 2.0
