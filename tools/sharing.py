@@ -184,15 +184,17 @@ def main() -> int:
     parser.add_argument("--megabytes", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--what", nargs="+", default=list(MEASURES))
+    parser.add_argument("--without", nargs="*", default=[], choices=["bundled"])
     parser.add_argument("--one", nargs=2, help="what one of the processes does")
     given = parser.parse_args()
     if given.one:
         print(json.dumps(run_one(*given.one, given.megabytes)))
         return 0
     for what in given.what:
-        results: dict[str, list[dict[str, float]]] = {name: [] for name in BACKENDS}
+        backends = [name for name in BACKENDS if name not in given.without]
+        results: dict[str, list[dict[str, float]]] = {name: [] for name in backends}
         for _ in range(given.rounds):  # interleaved
-            for backend in BACKENDS:
+            for backend in backends:
                 results[backend].append(run_process(backend, what, given.megabytes))
         print_medians(results)
     return 0
