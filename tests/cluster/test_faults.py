@@ -7,6 +7,7 @@ runs the next call.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -212,12 +213,13 @@ def test_no_innocent_of_another_call_fails(shared_worker: Client, tmp_path: Path
     assert innocent() == [42]
 
 
-def make_import_fail() -> None:
+def make_import_fail(times: float) -> None:
     """Have the worker fail to load the package, as if a library of its were gone."""
+    left = iter(range(int(min(times, 10**9))))
 
     class Finder:
         def find_spec(self, name: str, *_: object) -> None:
-            if name.startswith("joblib_distributed"):
+            if name == "joblib_distributed" and next(left, None) is not None:
                 raise OSError("libgone.so.1: cannot open shared object file")
 
     for module in list(sys.modules):
@@ -228,12 +230,20 @@ def make_import_fail() -> None:
 
 def test_an_attempt_that_fails_like_a_connection(own_client: Client) -> None:
     """It is not sent again for ever."""
-    own_client.run(make_import_fail)
+    own_client.run(make_import_fail, math.inf)
     with (
         joblib.parallel_config(backend="dask.distributed", client=own_client),
         pytest.raises(TaskLostError, match=r"could not be started.*libgone\.so\.1"),
     ):
         Parallel(timeout=20)(delayed(abs)(i) for i in range(4))
+
+
+def test_a_worker_that_fails_to_load_the_package_at_first(own_client: Client) -> None:
+    """As when two of its threads import at a time, and are in each other's way."""
+    own_client.run(make_import_fail, 1)
+    with joblib.parallel_config(backend="dask.distributed", client=own_client):
+        found = Parallel(timeout=20)(delayed(abs)(-i) for i in range(4))
+    assert found == list(range(4))
 
 
 def test_workers_that_restart_slowly(

@@ -17,10 +17,10 @@ from joblib_distributed.data.outcome import (
 )
 from joblib_distributed.data.tasks import PackedTask, PlainTasks, Tasks
 from joblib_distributed.driver import call as ledger
-from joblib_distributed.driver import refusals
+from joblib_distributed.driver import refusals, verdicts
 from joblib_distributed.driver.batching import FLIGHTS, SENDS_AT_ONCE, BatchPolicy
 from joblib_distributed.driver.call import Call
-from joblib_distributed.driver.entries import RACING_ALLOWED
+from joblib_distributed.driver.entries import FAILURES_ALLOWED, RACING_ALLOWED
 from joblib_distributed.driver.events import (
     AttemptFailed,
     AttemptFinished,
@@ -906,7 +906,7 @@ def test_merged_deliveries_that_are_lost_are_sent_again() -> None:
 def test_merged_deliveries_that_are_lost_for_ever_fail_each(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ledger, "LOSSES_ALLOWED", 0)
+    monkeypatch.setattr(verdicts, "LOSSES_ALLOWED", 0)
     call, _ = merged_call([plain(0, 2), task(2)], [plain(3, 2)])
     release, *failed = call.handle(AttemptLost(key(1)))
     assert release == Release([key(1)])
@@ -1368,7 +1368,7 @@ def test_solo_attempt_found_lost_is_sent_alone_again() -> None:
 def test_task_that_is_lost_for_ever_is_failed() -> None:
     call = new_call()
     first, second = dispatch(call, 2)
-    for number in range(1, ledger.LOSSES_ALLOWED + 1):
+    for number in range(1, verdicts.LOSSES_ALLOWED + 1):
         assert call.handle(AttemptLost(key(number))) == [
             Release([key(number)]),
             Send(key(number + 1), [first, second]),
@@ -1388,7 +1388,7 @@ def test_task_that_is_lost_for_ever_is_failed() -> None:
 
 
 def test_losses_are_counted_for_each_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "LOSSES_ALLOWED", 1)
+    monkeypatch.setattr(verdicts, "LOSSES_ALLOWED", 1)
     call = new_call(limit=1)
     _, second, other = dispatch(call, 2, 1)
     call.handle(AttemptLost(key(1)))
@@ -1405,7 +1405,7 @@ def test_losses_are_counted_for_each_task(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_suspect_that_is_lost_for_ever_is_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "LOSSES_ALLOWED", 0)
+    monkeypatch.setattr(verdicts, "LOSSES_ALLOWED", 0)
     call = new_call()
     first, second = dispatch(call, 1, 1)
     call.handle(AttemptKilled(key(1), ""))
@@ -1766,7 +1766,7 @@ def test_what_is_lost_twice_over_is_sent_again_once(order: tuple[int, int]) -> N
 
 
 def test_only_the_last_loss_of_a_race_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "LOSSES_ALLOWED", 1)
+    monkeypatch.setattr(verdicts, "LOSSES_ALLOWED", 1)
     call, (only,) = raced(1)
     call.handle(AttemptLost(key(1)))
     assert call.handle(AttemptLost(key(2)))[-1] == Send(key(3), [only])
@@ -2287,6 +2287,44 @@ def test_nothing_is_done_after_the_end(last: Event, event: Event) -> None:
     assert call.handle(event) == []
     assert call.handle(event) == []
     assert call.undelivered == 0
+
+
+def test_what_could_not_be_begun_is_tried_again() -> None:
+    """Threads of a new process that import at a time may be in each other's way."""
+    call = new_call(limit=1)
+    tasks = dispatch(call, 2, 1)
+    for number in range(1, FAILURES_ALLOWED + 1):
+        failed = AttemptFailed(key(number), "ImportError: half.", never_began=True)
+        assert call.handle(failed) == [
+            Release([key(number)]),
+            Send(key(number + 1), tasks[:2]),
+        ]
+    last = FAILURES_ALLOWED + 1
+    failed = AttemptFailed(key(last), "ImportError: gone.", never_began=True)
+    release, error, sent = call.handle(failed)
+    assert release == Release([key(last)])
+    assert sent == Send(key(last + 1), [tasks[2]])
+    assert isinstance(error, DeliverError)
+    assert message(error).startswith("Task 0 (f) could not be started")
+    assert "ImportError: gone." in message(error)
+
+
+def test_what_could_not_be_begun_is_no_suspect() -> None:
+    """But a suspect stays one."""
+    call = new_call()
+    (only,) = dispatch(call, 1)
+    call.handle(AttemptKilled(key(1), ""))
+    failed = AttemptFailed(key(2), "ImportError: half.", never_began=True)
+    assert call.handle(failed) == [Release([key(2)]), alone(3, only)]
+
+
+def test_what_has_no_input_is_not_tried_again() -> None:
+    call = new_call()
+    dispatch(call, 1)
+    cause = ValueError("bad")
+    _, failed = call.handle(AttemptFailed(key(1), "ValueError: bad.", cause))
+    assert isinstance(failed, DeliverError)
+    assert "has no value" in message(failed)
 
 
 def test_errors_of_the_ledger_are_of_our_tree() -> None:

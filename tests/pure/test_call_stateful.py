@@ -29,10 +29,14 @@ from joblib_distributed.data.outcome import (
 )
 from joblib_distributed.data.tasks import PackedTask, PlainTasks, Tasks
 from joblib_distributed.driver import call as ledger
-from joblib_distributed.driver import entries
+from joblib_distributed.driver import entries, verdicts
 from joblib_distributed.driver.batching import FLIGHTS, BatchPolicy
 from joblib_distributed.driver.call import Call
-from joblib_distributed.driver.entries import LOOKS_BEFORE_LOST, RACING_ALLOWED
+from joblib_distributed.driver.entries import (
+    FAILURES_ALLOWED,
+    LOOKS_BEFORE_LOST,
+    RACING_ALLOWED,
+)
 from joblib_distributed.driver.events import (
     AttemptFailed,
     AttemptFinished,
@@ -77,7 +81,7 @@ MISSES_ALLOWED = 2
 def small_bounds() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(entries, "LOOKS_BEFORE_NEVER_ARRIVED", LOOKS_BEFORE_NEVER_ARRIVED)
-        patch.setattr(ledger, "LOSSES_ALLOWED", LOSSES_ALLOWED)
+        patch.setattr(verdicts, "LOSSES_ALLOWED", LOSSES_ALLOWED)
         patch.setattr(ledger, "MISSES_ALLOWED", MISSES_ALLOWED)
         yield
 
@@ -124,6 +128,8 @@ class ModelTask:
     #: How often the engine forgot it, and how often of these before it arrived.
     losses: int = 0
     never_arrived: int = 0
+    #: How often a worker could not begin it.
+    failures: int = 0
     #: How often a host lacked its buffers; what it is to be sent with since.
     misses: int = 0
     along: bool = False
@@ -662,15 +668,18 @@ class LedgerMachine(RuleBasedStateMachine):
         self.check_nothing_but_released(key, instructions if raced else None)
 
     @precondition(lambda self: self.in_flight)
-    @rule(which=picks)
-    def fail_to_start(self, which: int) -> None:
+    @rule(which=picks, never_began=st.booleans())
+    def fail_to_start(self, which: int, never_began: bool) -> None:
         key = self.pick(which)
         raced = self.is_raced(key)
         for task in () if raced else self.in_flight[key].tasks:
-            self.expected_errors[task.index] = Ours(
-                TaskLostError, "gave nothing that could be had: It could not."
-            )
-        instructions = self.feed(AttemptFailed(key, "It could not."))
+            task.failures += 1
+            if not never_began or task.failures > FAILURES_ALLOWED:
+                self.expected_errors[task.index] = Ours(
+                    TaskLostError, "gave nothing that could be had: It could not."
+                )
+        failed = AttemptFailed(key, "It could not.", never_began=never_began)
+        instructions = self.feed(failed)
         self.check_nothing_but_released(key, instructions if raced else None)
 
     @precondition(lambda self: self.ended)

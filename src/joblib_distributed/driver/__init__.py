@@ -11,6 +11,7 @@ Layout, top to bottom; each imports only what is below it::
     inputs.py       dask futures and collections among the arguments
     traffic.py      how much large data a call shared, and how much of it travelled
     call.py         one call's ledger: events in, instructions out; pure
+    verdicts.py     what is said of a task that failed for a reason of ours; pure
     findings.py     what a look at the scheduler means for an attempt; pure
     flights.py      the attempts of a call that are out; pure
     entries.py      what the ledger keeps of undelivered tasks; pure
@@ -40,7 +41,6 @@ Layout, top to bottom; each imports only what is below it::
     joblib_hooks.py the only module that touches joblib's private names
     refusals.py     what is said when the cluster cannot serve a call; pure
     losses.py       what it looks like when a connection is lost
-    verdicts.py     what is said of a task that failed for a reason of ours; pure
     events.py       the events and instructions of call.py, and what else the
                     thread of a call hears; pure
 """

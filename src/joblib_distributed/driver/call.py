@@ -22,7 +22,6 @@ from joblib_distributed.data.tasks import Tasks
 from joblib_distributed.driver import verdicts
 from joblib_distributed.driver.batching import SENDS_AT_ONCE, BatchPolicy
 from joblib_distributed.driver.entries import (
-    LOSSES_ALLOWED,
     MISSES_ALLOWED,
     Attempt,
     Delivery,
@@ -175,9 +174,7 @@ class Call:
         if self._suspects or self.flights.has_solo:
             return
         for _ in range(SENDS_AT_ONCE):
-            if not self._waiting or not self._has_room():
-                return
-            size = self._next_size()
+            size = self._next_size() if self._waiting and self._has_room() else 0
             if size == 0:
                 return
             batch = self._waiting.take(size)
@@ -198,9 +195,8 @@ class Call:
         return bool(self._waiting) and self._has_room() and self._next_size() != 0
 
     def _next_size(self) -> int | None:
-        if self._policy is None:
-            return None
-        return self._policy.next_size(self._waiting.size, len(self.flights))
+        policy, waiting = self._policy, self._waiting.size
+        return None if policy is None else policy.next_size(waiting, len(self.flights))
 
     def _win(self, attempt: Attempt) -> Iterable[Instruction]:
         """Give up those that race with an attempt whose outcomes are here."""
@@ -343,14 +339,9 @@ class Call:
         if attempt.rivals(self.flights):
             attempt.race.discard(event.key)  # it has cost no worker
             return
-        again = []
         for entry in attempt.entries:
             entry.losses += 1
-            if entry.losses <= LOSSES_ALLOWED:
-                again.append(entry)
-            elif entry.delivery.number in self._deliveries:
-                yield self._fail(entry, verdicts.lost(entry.tasks, entry.losses))
-        self._put_back(again, attempt.solo)
+        yield from self._try_again(attempt, verdicts.lost)
 
     def _on_failed(self, event: AttemptFailed) -> Iterable[Instruction]:
         attempt = self.flights.pop(event.key)
@@ -360,8 +351,21 @@ class Call:
         if attempt.rivals(self.flights):
             return
         for entry in attempt.entries:
-            if entry.delivery.number in self._deliveries:
-                yield self._fail(entry, verdicts.never_ran(entry.tasks, event))
+            entry.failures += 1
+        yield from self._try_again(attempt, lambda e: verdicts.never_ran(e, event))
+
+    def _try_again(
+        self, attempt: Attempt, verdict: Callable[[Entry], JoblibDistributedError | None]
+    ) -> Iterable[Instruction]:
+        """Put back the tasks of an attempt, but for those that fail by a verdict."""
+        again = []
+        for entry in attempt.entries:
+            error = verdict(entry)
+            if error is None:
+                again.append(entry)
+            elif self._is_wanted(entry):
+                yield self._fail(entry, error)
+        self._put_back(again, attempt.solo)
 
     def _on_looked(self, event: Looked) -> Iterable[Instruction]:
         late = []
@@ -405,9 +409,8 @@ class Call:
     def _may_race(self, attempt: Attempt) -> bool:
         """Whether a slow attempt is to be tried by a thread that idles, too."""
         wanted = self.races_stragglers and attempt.may_race and not attempt.solo
-        waits = self._waiting or self._suspects or self._held
-        idle = self._looks.threads - len(self.flights)
-        return wanted and not waits and idle > 0 and self._has_room()
+        waits = self._waiting or self._suspects or self._held or not self._has_room()
+        return wanted and not waits and self._looks.threads > len(self.flights)
 
     def _give_up_stranded(
         self, key: str, attempt: Attempt, look: Looked
@@ -418,11 +421,8 @@ class Call:
         if attempt.rivals(self.flights):
             attempt.race.discard(key)  # as one that is lost
             return
-        timeout = self._looks.stranded_timeout
-        for entry in attempt.entries:
-            if entry.delivery.number in self._deliveries:
-                error = verdicts.no_worker(entry.tasks, look, timeout)
-                yield self._fail(entry, error)
+        wait = self._looks.stranded_timeout
+        yield from self._try_again(attempt, lambda e: verdicts.no_worker(e, look, wait))
 
     def _on_cluster_failed(self, event: ClusterFailed) -> Iterable[Instruction]:
         self._over = True

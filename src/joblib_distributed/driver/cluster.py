@@ -62,7 +62,6 @@ from joblib_distributed.worker.run import run_attempt
 _WITHOUT_ADVICE = functools.partial(
     embedded.settings, {"distributed.admin.large-graph-warning-threshold": "1 PiB"}
 )
-_AS_IS = contextlib.nullcontext()
 
 #: What it looks like when the engine, not the task, failed. Before Python 3.11 the two
 #: errors of time are no `OSError`.
@@ -271,9 +270,8 @@ class Cluster:
         with self._lock:
             if self.closed:
                 raise reconnecting.why_closed(self.client)
-            # dask advises to scatter what is larger than its threshold, 10 MB: advice
-            # that a user of joblib cannot follow.
-            with _WITHOUT_ADVICE() if len(payload) > 2**20 else _AS_IS:
+            # Without dask's advice to scatter, which a user of joblib cannot follow.
+            with _WITHOUT_ADVICE() if len(payload) > 2**20 else contextlib.nullcontext():
                 future = self.client.submit(
                     pickle.loads,
                     payload,
@@ -311,11 +309,13 @@ class Cluster:
         except (Exception, asyncio.CancelledError) as error:
             # Whoever cancelled what this waits for, the ledger must hear of it. An error
             # of the task is one, also if it looks like one of a connection.
-            if future.status != "error" and isinstance(error, _CONNECTION_ERRORS):
+            has_raised = future.status == "error"  # our own function never does
+            if not has_raised and isinstance(error, _CONNECTION_ERRORS):
                 event = AttemptLost(key)
             else:
-                of_input = error if inputs else None  # our own function never raises
-                event = AttemptFailed(key, f"{type(error).__name__}: {error}.", of_input)
+                what = f"{type(error).__name__}: {error}."
+                cause = error if inputs else None
+                event = AttemptFailed(key, what, cause, has_raised and not inputs)
         if self.closed and not isinstance(event, AttemptFinished):
             event = ClusterFailed(reconnecting.why_closed(self.client))
         post(event)

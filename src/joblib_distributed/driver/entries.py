@@ -49,6 +49,8 @@ class Entry:
     solo_deaths: int = 0
     #: How often the engine forgot it.
     losses: int = 0
+    #: How often a worker could not begin it.
+    failures: int = 0
     #: How often it was given up on its way.
     never_arrived: int = 0
     #: Whether it was sent anew because no worker took it; and until it is sent, since
@@ -86,6 +88,10 @@ LOOKS_BEFORE_NEVER_ARRIVED = 30
 #: How often in all the engine may forget a task. Far above what restarts of a cluster
 #: cause; it ends a call that would be sent for ever. A guess.
 LOSSES_ALLOWED = 100
+
+#: How often workers may fail to load what runs a task. Two threads of a new process that
+#: import at a time may be in each other's way; what is missing stays missing. A guess.
+FAILURES_ALLOWED = 3
 
 #: How often a task may find hosts without its buffers, which are then brought there,
 #: before it is sent with them. Each time is one host's first, or a transfer has failed,

@@ -54,12 +54,14 @@ class AttemptLost:
 
 @dataclasses.dataclass(frozen=True)
 class AttemptFailed:
-    """The engine raised instead of running our function."""
+    """The engine raised instead of running our function, or of giving what it gave."""
 
     key: str
     detail: str
     #: The exception of an input that the tasks depend on, if it is that.
     of_input: BaseException | None = None
+    #: Whether its worker could not load our function: then none of its tasks has begun.
+    never_began: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

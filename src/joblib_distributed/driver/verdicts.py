@@ -6,6 +6,7 @@ Pure: makes errors of what the ledger of a call knows.
 from __future__ import annotations
 
 from joblib_distributed.data.tasks import Tasks
+from joblib_distributed.driver.entries import FAILURES_ALLOWED, LOSSES_ALLOWED, Entry
 from joblib_distributed.driver.events import AttemptFailed, Looked
 from joblib_distributed.errors import (
     InputFailedError,
@@ -31,8 +32,14 @@ def worker_died(task: Tasks, deaths: int, detail: str, allowed: int) -> TaskErro
     )
 
 
-def never_ran(task: Tasks, event: AttemptFailed) -> TaskError:
-    """Return the error for a task whose attempt ended without an outcome of its own."""
+def never_ran(entry: Entry, event: AttemptFailed) -> TaskError | None:
+    """Return the error for a task whose attempt ended without an outcome of its own.
+
+    None if it may be tried again.
+    """
+    task = entry.tasks
+    if event.never_began and entry.failures <= FAILURES_ALLOWED:
+        return None
     if event.of_input is not None:
         error = InputFailedError.of(
             task.index,
@@ -50,19 +57,22 @@ def never_ran(task: Tasks, event: AttemptFailed) -> TaskError:
     )
 
 
-def lost(task: Tasks, losses: int) -> TaskError:
-    """Return the error for a task that the engine forgot too often."""
+def lost(entry: Entry) -> TaskError | None:
+    """Return the error for a task that the engine forgot too often; None before."""
+    if entry.losses <= LOSSES_ALLOWED:
+        return None
     return TaskLostError.of(
-        task.index,
-        task.name,
-        f"was lost by the cluster {losses} times. Either somebody else cancels "
+        entry.tasks.index,
+        entry.tasks.name,
+        f"was lost by the cluster {entry.losses} times. Either somebody else cancels "
         "it, or its workers or the scheduler are restarted all the time: look at the "
         "scheduler's log.",
     )
 
 
-def no_worker(task: Tasks, look: Looked, timeout: float) -> JoblibDistributedError:
+def no_worker(entry: Entry, look: Looked, timeout: float) -> JoblibDistributedError:
     """Return the error for a task that no worker could take."""
+    task = entry.tasks
     if look.threads and look.constrained:
         reason = (
             f"the cluster has {look.threads} threads, but none that the options "
