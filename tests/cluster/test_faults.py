@@ -240,7 +240,8 @@ def test_an_attempt_that_fails_like_a_connection(own_client: Client) -> None:
 
 def test_a_worker_that_fails_to_load_the_package_at_first(own_client: Client) -> None:
     """As when two of its threads import at a time, and are in each other's way."""
-    own_client.run(make_import_fail, 1)
+    # The first time is when it is asked whether it can run tasks.
+    own_client.run(make_import_fail, 2)
     with joblib.parallel_config(backend="dask.distributed", client=own_client):
         found = Parallel(timeout=20)(delayed(abs)(-i) for i in range(4))
     assert found == list(range(4))
