@@ -7,7 +7,6 @@ runs the next call.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import signal
 import socket
@@ -213,9 +212,9 @@ def test_no_innocent_of_another_call_fails(shared_worker: Client, tmp_path: Path
     assert innocent() == [42]
 
 
-def make_import_fail(times: float) -> None:
+def make_import_fail(times: int) -> None:
     """Have the worker fail to load the package, as if a library of its were gone."""
-    left = iter(range(int(min(times, 10**9))))
+    left = iter(range(times))
 
     class Finder:
         def find_spec(self, name: str, *_: object) -> None:
@@ -230,7 +229,7 @@ def make_import_fail(times: float) -> None:
 
 def test_an_attempt_that_fails_like_a_connection(own_client: Client) -> None:
     """It is not sent again for ever."""
-    own_client.run(make_import_fail, math.inf)
+    own_client.run(make_import_fail, sys.maxsize)
     with (
         joblib.parallel_config(backend="dask.distributed", client=own_client),
         pytest.raises(TaskLostError, match=r"could not be started.*libgone\.so\.1"),

@@ -1249,6 +1249,35 @@ def test_failed_attempt_fails_its_deliveries() -> None:
     )
 
 
+def test_what_could_not_be_begun_is_tried_again() -> None:
+    """Threads of a new process that import at a time may be in each other's way."""
+    call = new_call(limit=1)
+    tasks = dispatch(call, 2, 1)
+    for number in range(1, FAILURES_ALLOWED + 1):
+        failed = AttemptFailed(key(number), "ImportError: half.", never_began=True)
+        assert call.handle(failed) == [
+            Release([key(number)]),
+            Send(key(number + 1), tasks[:2]),
+        ]
+    last = FAILURES_ALLOWED + 1
+    failed = AttemptFailed(key(last), "ImportError: gone.", never_began=True)
+    release, error, sent = call.handle(failed)
+    assert release == Release([key(last)])
+    assert sent == Send(key(last + 1), [tasks[2]])
+    assert isinstance(error, DeliverError)
+    assert message(error).startswith("Task 0 (f) could not be started")
+    assert "ImportError: gone." in message(error)
+
+
+def test_what_could_not_be_begun_is_no_suspect() -> None:
+    """But a suspect stays one."""
+    call = new_call()
+    (only,) = dispatch(call, 1)
+    call.handle(AttemptKilled(key(1), ""))
+    failed = AttemptFailed(key(2), "ImportError: half.", never_began=True)
+    assert call.handle(failed) == [Release([key(2)]), alone(3, only)]
+
+
 # ------------------------------------------------------------------------------- looked
 def look(
     call: Call, number: int, *states: str | None, start: float = 0
@@ -2287,44 +2316,6 @@ def test_nothing_is_done_after_the_end(last: Event, event: Event) -> None:
     assert call.handle(event) == []
     assert call.handle(event) == []
     assert call.undelivered == 0
-
-
-def test_what_could_not_be_begun_is_tried_again() -> None:
-    """Threads of a new process that import at a time may be in each other's way."""
-    call = new_call(limit=1)
-    tasks = dispatch(call, 2, 1)
-    for number in range(1, FAILURES_ALLOWED + 1):
-        failed = AttemptFailed(key(number), "ImportError: half.", never_began=True)
-        assert call.handle(failed) == [
-            Release([key(number)]),
-            Send(key(number + 1), tasks[:2]),
-        ]
-    last = FAILURES_ALLOWED + 1
-    failed = AttemptFailed(key(last), "ImportError: gone.", never_began=True)
-    release, error, sent = call.handle(failed)
-    assert release == Release([key(last)])
-    assert sent == Send(key(last + 1), [tasks[2]])
-    assert isinstance(error, DeliverError)
-    assert message(error).startswith("Task 0 (f) could not be started")
-    assert "ImportError: gone." in message(error)
-
-
-def test_what_could_not_be_begun_is_no_suspect() -> None:
-    """But a suspect stays one."""
-    call = new_call()
-    (only,) = dispatch(call, 1)
-    call.handle(AttemptKilled(key(1), ""))
-    failed = AttemptFailed(key(2), "ImportError: half.", never_began=True)
-    assert call.handle(failed) == [Release([key(2)]), alone(3, only)]
-
-
-def test_what_has_no_input_is_not_tried_again() -> None:
-    call = new_call()
-    dispatch(call, 1)
-    cause = ValueError("bad")
-    _, failed = call.handle(AttemptFailed(key(1), "ValueError: bad.", cause))
-    assert isinstance(failed, DeliverError)
-    assert "has no value" in message(failed)
 
 
 def test_errors_of_the_ledger_are_of_our_tree() -> None:
