@@ -5,6 +5,8 @@ from __future__ import annotations
 import copyreg
 import gc
 import pickle
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -180,6 +182,26 @@ def test_masked_arrays(make: Callable[[], Any], buffers: int) -> None:
     assert (found.mask is np.ma.nomask) == (value.mask is np.ma.nomask)
     assert np.array_equal(found.fill_value, value.fill_value, equal_nan=True)
     assert found.hardmask == value.hardmask
+
+
+@pytest.mark.parametrize("dtype", ["f8", "M8[s]"])
+def test_nothing_is_imported_to_pack_an_array(dtype: str) -> None:
+    script = f"""
+import sys
+import numpy
+from joblib_distributed.data.buffers import pack_apart, unpack_apart
+def modules():
+    return {{name for name in sys.modules if name.partition(".")[0] == "numpy"}}
+array = numpy.zeros({LEAST}, {dtype!r})
+before = modules()
+apart = pack_apart(array, {LEAST})
+unpack_apart(apart.packed, apart.buffers)
+print(len(apart.buffers), sorted(modules() - before))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=50
+    )
+    assert (done.stdout, done.stderr) == ("1 []\n", "")
 
 
 class Named(np.ndarray[Any, Any]):

@@ -45,16 +45,18 @@ def reduce_array(value: Any, least: int) -> Any:
     if value.nbytes < least or value.dtype.hasobject:
         return NotImplemented
     kind = type(value)
-    if kind is numpy.ma.MaskedArray:
+    contiguous = value.flags.c_contiguous or value.flags.f_contiguous
+    if kind is numpy.ndarray and contiguous and not _has_dates(value.dtype):
+        return NotImplemented
+    # As an attribute of numpy it would be imported, which takes 15 ms.
+    masked = sys.modules.get("numpy.ma")
+    if masked is not None and kind is masked.MaskedArray:
         return _rebuild_masked, (
             value.data,
             value.mask,
             value.fill_value,
             value.hardmask,
         )
-    contiguous = value.flags.c_contiguous or value.flags.f_contiguous
-    if kind is numpy.ndarray and contiguous and not _has_dates(value.dtype):
-        return NotImplemented
     made_as: str | type = ""
     if any(kind is getattr(numpy, name) for name in _VIEWS):
         made_as = kind.__name__
