@@ -40,6 +40,9 @@ SHARED = Path("/dev/shm")
 #: Seconds after which a call counts as hung.
 HUNG_AFTER = 20.0
 
+#: Calls in a row that may hang before a backend is given up.
+HANGS_ALLOWED = 3
+
 
 class Backend(NamedTuple):
     """What is run: with two workers."""
@@ -79,8 +82,12 @@ def _pids_of(client: Client) -> list[int]:
 
 
 def _pids_of_loky() -> list[int]:
-    children = psutil.Process().children()
-    return [c.pid for c in children if any("popen_loky" in a for a in c.cmdline())]
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # it was killed just before
+            if any("popen_loky" in argument for argument in child.cmdline()):
+                found.append(child.pid)
+    return found
 
 
 BACKENDS = {
@@ -161,15 +168,17 @@ def run(name: str, calls: int, seed: int) -> bool:
     backend = BACKENDS[name]
     parameters = backend.start()
     ends: collections.Counter[str] = collections.Counter()
-    most = 0
-    for _ in range(calls):
+    most = hangs = 0
+    while ends.total() < calls and hangs < HANGS_ALLOWED:
         end = one_call(rng, backend, parameters)
         ends[end] += 1
-        if end == "hung":
+        hangs = hangs + 1 if end == "hung" else 0
+        if hangs:
             backend.restart()
         most = max(most, in_shm())
     told = ", ".join(f"{number} {end}" for end, number in ends.most_common())
-    print(f"{name}: {calls} calls: {told}")
+    given_up = " (given up)" if ends.total() < calls else ""
+    print(f"{name}: {ends.total()} calls{given_up}: {told}")
     cap = ""
     if name == "ours":
         host_store().trim()
