@@ -10,9 +10,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/demo-installed
 	$(BIN)/python examples/randomized_search.py --compare
 
-# Three processes share the modules out, on two cores, as the tests wait much of the time.
+# Two processes share the modules out, as the tests wait much of the time.
 test: $(VENV)/test-installed
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/test-installed
 	$(BIN)/ruff check .

@@ -34,9 +34,9 @@ with contextlib.suppress(KeyError):
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    """Where processes of pytest-xdist share the modules out, put them in its order.
+    """Where two processes of pytest-xdist share the modules out, put them in its order.
 
-    The longest first, and last the many short ones: so all end at about the same time.
+    The longest first, and last the many short ones: so both end at about the same time.
     """
     if hasattr(config, "workerinput"):
         items.sort(key=_place)
