@@ -492,8 +492,11 @@ def test_closed_while_the_iterable_is_slow(own_client: Client) -> None:
 
 
 def test_restarted_during_a_call(own_client: Client, tmp_path: Path) -> None:
+    # A busy machine takes more than ten seconds to end workers and to start others.
+    options = {"client": own_client, "wait_for_workers_timeout": 40}
+
     def call() -> Any:
-        with joblib.parallel_config(backend="dask.distributed", client=own_client):
+        with joblib.parallel_config(backend="dask.distributed", **options):
             return Parallel()(delayed(hold)(str(tmp_path), i) for i in range(8))
 
     result = in_thread(call)
