@@ -66,14 +66,21 @@ def on(backend: str, workers: int, threads: int | None = None) -> Iterator[None]
         yield
 
 
-def measure(backend: str, name: str, workers: int, tiny: bool) -> float:
+def arguments_of(name: str, tiny: bool, seed: int) -> tuple[Any, ...]:
+    """Return what a workload is run with in one round."""
+    workload = WORKLOADS[name]
+    size = workload.tiny if tiny else workload.arguments
+    return (*size, seed) if workload.is_random else size
+
+
+def measure(backend: str, name: str, workers: int, tiny: bool, seed: int) -> float:
     """Return the seconds of a workload, after one that warms up."""
     workload = WORKLOADS[name]
-    arguments = workload.tiny if tiny else workload.arguments
+    arguments = arguments_of(name, tiny, seed)
     with on(backend, workers, workload.threads):
         if not workload.is_cold:
             Parallel()(delayed(nap)(0.01) for _ in range(8 * workers))
-            workload.run(*workload.tiny)
+            workload.run(*arguments_of(name, True, seed))
         start = time.perf_counter()
         workload.run(*arguments)
         taken = time.perf_counter() - start
@@ -81,10 +88,13 @@ def measure(backend: str, name: str, workers: int, tiny: bool) -> float:
     return float(getattr(workload.run, "seconds", taken))
 
 
-def run_process(backend: str, name: str, given: argparse.Namespace) -> float | None:
+def run_process(
+    backend: str, name: str, given: argparse.Namespace, seed: int
+) -> float | None:
     """Return the seconds of a workload in a fresh process; None if it failed."""
     command = [sys.executable, __file__, "--one", backend, name]
     command += ["--workers", str(given.workers), *["--tiny"] * given.tiny]
+    command += ["--seed", str(seed)]
     start = time.perf_counter()
     try:
         ran = subprocess.run(
@@ -120,9 +130,12 @@ def summary(name: str, seconds: dict[str, list[float]], workers: int, tiny: bool
             f"({min(ratios):.2f} to {max(ratios):.2f})"
         )
     if "ours" in middle and workload.ideal is not None:
-        sizes = workload.tiny if tiny else workload.arguments
-        ideal = workload.ideal(*sizes, workload.threads or workers)
-        shown.append(f"ours / ideal {middle['ours'] / ideal:.3f}")
+        threads = workload.threads or workers
+        against = [
+            taken / workload.ideal(*arguments_of(name, tiny, seed), threads)
+            for seed, taken in enumerate(seconds["ours"])
+        ]
+        shown.append(f"ours / ideal {statistics.median(against):.3f}")
     return f"{name}: {', '.join(shown)}"
 
 
@@ -138,10 +151,11 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=600.0)
     parser.add_argument("--json", type=Path, help="where to write all seconds")
     parser.add_argument("--tiny", action="store_true", help="in next to no time")
+    parser.add_argument("--seed", type=int, default=0, help="of one of the processes")
     parser.add_argument("--one", nargs=2, help="what one of the processes does")
     given = parser.parse_args()
     if given.one:
-        print(json.dumps(measure(*given.one, given.workers, given.tiny)))
+        print(json.dumps(measure(*given.one, given.workers, given.tiny, given.seed)))
         return 0
     chosen = [w for w in WORKLOADS if any(part in w for part in given.workloads)]
     if not chosen:
@@ -152,9 +166,9 @@ def main() -> int:
             b for b in given.backends if b in ON_DASK or not WORKLOADS[name].threads
         ]
         seconds: dict[str, list[float]] = {backend: [] for backend in backends}
-        for _ in range(given.rounds):
+        for seed in range(given.rounds):
             for backend in backends:
-                taken = run_process(backend, name, given)
+                taken = run_process(backend, name, given, seed)
                 if taken is not None:
                     seconds[backend].append(taken)
         everything[name] = seconds

@@ -62,10 +62,11 @@ class Setting:
     #: ``"lognormal"``, ``"constant"`` or ``"exponential"``.
     distribution: str = "lognormal"
     sigma: float = 0.5
-    #: Seconds that the scheduler takes for a batch, and the driver to send one. This one
-    #: is that of `Client.submit`, measured.
+    #: Seconds that the scheduler takes for a batch, and the driver to send one, and to
+    #: receive its results.
     scheduler_cost: float = 0.0005
-    driver_cost: float = 0.001
+    driver_cost: float = 0.00025
+    receipt_cost: float = 0.00035
     #: Seconds that a message is on its way.
     latency: float = 0.001
     #: Threads that join, and that die, at times spread over the work.
@@ -231,6 +232,7 @@ class Simulation:
             self._dispatched += 1
 
     def _note(self, event: Event) -> None:
+        self._call.flights.now = self._now
         start = time.process_time()
         instructions = self._call.note(event)
         self._cpu += time.process_time() - start
@@ -316,7 +318,8 @@ class Simulation:
 
     def _hear(self, done: AttemptFinished) -> None:
         del self._batches[done.key]
-        self._tell(done)
+        self._driver_at = max(self._driver_at, self._now) + self._setting.receipt_cost
+        self._at(self._driver_at, lambda: self._tell(done))
 
     def _recaller(self, key: str) -> Callable[[], None]:
         def recall() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from distributed import Client
 from joblib import Parallel, delayed
 
 from joblib_distributed.driver import ahead
+from joblib_distributed.driver.cluster import Cluster
 from joblib_distributed.driver.events import Send
+from joblib_distributed.driver.outgoing import Outgoing
 from joblib_distributed.driver.running import RunningCall
 from support.dispatch import call_once, send_when_dispatched
 from support.tasks import in_thread, mark, wait_for_file
@@ -74,6 +76,52 @@ def test_batches_of_such_a_call_are_what_joblib_makes_of_it(
     assert sum(handed_over) == 203
     assert sent == handed_over
     assert sent.count(5) >= 35
+
+
+def wait_for(path: str, number: int) -> int:
+    if path:
+        wait_for_file(path)
+    return number
+
+
+def test_the_last_tasks_are_handed_over_at_once(
+    backend: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Joblib makes small batches of them, one whenever another is done: none is, here."""
+    path = str(tmp_path / "all are here")
+    dispatch = RunningCall.dispatch
+    handed_over = []
+
+    def dispatch_and_tell(call: RunningCall, items: Any, callback: Any) -> None:
+        handed_over.extend(items)
+        dispatch(call, items, callback)
+        if len(handed_over) == 19:
+            Path(path).touch()
+
+    monkeypatch.setattr(RunningCall, "dispatch", dispatch_and_tell)
+    # The first four are two batches; then there are fewer than two batches of ten.
+    calls = (delayed(wait_for)(path if i >= 4 else "", i) for i in range(19))
+    parallel = Parallel(n_jobs=2, batch_size=10, pre_dispatch=4)
+    assert parallel(calls) == list(range(19))
+
+
+def test_what_is_sent_at_the_same_time_goes_together(
+    backend: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each message costs client and scheduler more than what is in it."""
+    together: list[int] = []
+    send = Cluster.send
+
+    def count_and_send(cluster: Cluster, attempts: Sequence[Outgoing], post: Any) -> None:
+        together.append(len(attempts))
+        send(cluster, attempts, post)
+
+    monkeypatch.setattr(Cluster, "send", count_and_send)
+    monkeypatch.setattr(Client, "submit", None)
+    send_when_dispatched(monkeypatch, 20)
+    parallel = Parallel(batch_size=1, pre_dispatch="all", n_jobs=-1)
+    assert parallel(delayed(double)(i) for i in range(20)) == doubles(20)
+    assert together == [20]
 
 
 # --------------------------------------------------------------------------------- "auto"

@@ -135,13 +135,18 @@ def test_the_next_call_avoids_who_is_frozen(
     mark(str(tmp_path), "go")
     assert result() == [0, 10]
     wanted = []
-    submit = own_client.submit
 
-    def note_and_submit(*args: Any, **kwargs: Any) -> Any:
-        wanted.append((kwargs["workers"], kwargs["allow_other_workers"]))
-        return submit(*args, **kwargs)
+    def noting(send: Callable[..., Any]) -> Callable[..., Any]:
+        def note_and_send(function: Any, payloads: Any, **kwargs: Any) -> Any:
+            key = kwargs["key"]
+            number = 1 if isinstance(key, str) else len(key)
+            wanted.extend([(kwargs["workers"], kwargs["allow_other_workers"])] * number)
+            return send(function, payloads, **kwargs)
 
-    own_client.submit = note_and_submit
+        return note_and_send
+
+    for name in ("submit", "map"):
+        setattr(own_client, name, noting(getattr(own_client, name)))
     again = tmp_path / "again"
     again.mkdir()
     mark(str(again), "go")

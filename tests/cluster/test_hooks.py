@@ -67,9 +67,10 @@ def test_joblib_reads_the_iterable_in_dispatch_one_batch() -> None:
         "Parallel.dispatch_one_batch", "joblib_hooks.pack_when_read"
     )
     source = inspect.getsource(Parallel.dispatch_one_batch)
-    assert "islice(iterator" in source, because(
-        "Parallel.dispatch_one_batch", "joblib_hooks.pack_when_read"
-    )
+    for what in ("islice(iterator", "self._ready_batches.put(tasks)"):
+        assert what in source, because(
+            "Parallel.dispatch_one_batch", "joblib_hooks.pack_when_read"
+        )
 
 
 def test_joblib_dispatches_more(backend: Client) -> None:

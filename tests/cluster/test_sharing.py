@@ -170,6 +170,28 @@ def test_small_arrays_are_sent(backend: object) -> None:
     assert not any(s.is_stored for s in seen)
 
 
+def spoil(array: np.ndarray[Any, Any]) -> tuple[Seen, float]:
+    seen = look(array)
+    array += 1.0
+    return seen, float(array.sum())
+
+
+@pytest.mark.parametrize("mode", ["r", "c"])
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_small_array_that_comes_again_is_each_tasks_own(
+    backend: object, mode: str, step: int
+) -> None:
+    array = numbers(size=step * SMALL)[::step]
+    before = float(array.sum())
+    tasks = (delayed(spoil)(array) for _ in range(9))
+    found = Parallel(mmap_mode=mode, batch_size=3)(tasks)
+    assert [after for _, after in found] == [pytest.approx(before + SMALL)] * 9
+    assert {seen.writable for seen, _ in found} == {True}
+    assert float(array.sum()) == before
+    # It was stored once, from the second task on.
+    assert traffic_of_last_call().shared == array.nbytes
+
+
 def test_a_buffer_that_the_generator_fills_anew(backend: object) -> None:
     buffer = np.empty(LARGE)
 

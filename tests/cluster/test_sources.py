@@ -229,3 +229,30 @@ def test_large_batches_leave_the_configuration_as_it_was(
     for join in [in_thread(call) for _ in range(4)]:
         assert join() == [2**20] * 8
     assert dask.config.get(setting) == before
+
+
+def test_the_engine_does_little_of_its_own_accord_on_the_embedded_cluster(
+    embedded_client: Client,
+) -> None:
+    def settings(dask_worker: Any) -> tuple[bool, tuple[str, ...], float]:
+        profile = dask.config.get("distributed.worker.profile.enabled")
+        callbacks = dask_worker.periodic_callbacks
+        profiling = tuple(name for name in callbacks if "profile" in name)
+        return profile, profiling, callbacks["tick"].callback_time
+
+    expected = (False, (), embedded.TICK * 1000)
+    assert set(embedded_client.run(settings).values()) == {expected}
+    cluster = embedded_client.cluster
+    servers = [cluster.scheduler, *cluster.workers.values()]
+    assert [s.periodic_callbacks["tick"].callback_time for s in servers] == [
+        embedded.TICK * 1000
+    ] * (1 + EMBEDDED_WORKERS), (
+        "Server.periodic_callbacks['tick'] has changed: see embedded._calm"
+    )
+    # The user's own clusters are as he has them.
+    assert dask.config.get("distributed.worker.profile.enabled") is True
+    assert dask.config.get("distributed.admin.tick.interval") != f"{embedded.TICK} s"
+
+
+def test_an_engine_without_such_callbacks_is_used_as_it_is() -> None:
+    embedded._calm(object())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -24,7 +25,7 @@ class Reader:
             self.hand_over,
             self.jobs.append,
             lambda: self.is_idle,
-            lambda: max(0, self.lacking),
+            lambda: self.lacking > 0,
             self.wake,
         )
         self.ahead.reads = True
@@ -60,6 +61,21 @@ def test_reading_is_scheduled_once() -> None:
     reader.ahead.go_on()
     reader.ahead.go_on()
     assert len(reader.jobs) == 1
+
+
+def test_nothing_is_read_during_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(ahead.time, "monotonic", lambda: now)
+    reader = Reader(batches=100, lacking=3)
+    assert reader.ahead.due == math.inf
+    reader.ahead.go_on(pause=True)
+    assert (reader.run(), reader.ahead.due) == (0, now + ahead.PAUSE)
+    now += 0.9 * ahead.PAUSE
+    reader.ahead.go_on()
+    assert reader.run() == 0
+    now += 0.2 * ahead.PAUSE
+    reader.ahead.go_on()
+    assert (reader.run(), reader.ahead.due, reader.left) == (3, math.inf, 97)
 
 
 def test_what_has_been_read_to_its_end_is_not_read_again() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from joblib_distributed.driver.batching import (
     BOX,
     BOX_PER_THREAD,
+    COST,
     DOUBT,
     FIRST_FLIGHTS,
     FLIGHTS,
@@ -259,13 +260,23 @@ def test_shares_shrink_when_the_end_comes_near() -> None:
 
 def test_shares_are_not_smaller_than_what_is_worth_a_batch() -> None:
     worth = round(LEAST / 0.001)
-    waiting = [4 * worth, 3 * worth, worth + 1, worth, worth - 1, 1]
+    waiting = [4 * worth, 3 * worth, worth + 6, worth, worth - 1, 1]
     assert [policy_of_milliseconds(2).next_size(n, 0) for n in waiting] == [
         *[worth] * 4,
         worth - 1,
         1,
     ]
     assert policy_after(1, LEAST, 0, 2).next_size(4, 0) == 1
+
+
+def test_what_would_be_left_and_is_not_worth_a_batch_goes_along() -> None:
+    worth = round(LEAST / 0.001)
+    waiting = [worth + worth // 2 + 1, worth + worth // 2, worth + 1]
+    policy = policy_of_milliseconds(2)
+    assert [policy.next_size(n, 0) for n in waiting] == [worth, *waiting[1:]]
+    # But no more than a batch may have.
+    policy = policy_after(1, 0.003, MOST_NBYTES // 3, 2)
+    assert policy.next_size(4, 0) == 3
 
 
 def test_what_is_worth_a_batch_may_be_more_than_fits_into_one() -> None:
@@ -293,11 +304,18 @@ def test_what_is_believed_parts_the_first_batches() -> None:
     assert [policy.next_size(400, n) for n in (1, 3, 4)] == [200, 200, 0]
 
 
+def test_threads_that_are_believed_to_be_busy_are_not_sent_less_than_a_box() -> None:
+    """What comes first tells how much each should get of the rest."""
+    policy = believer(0.001)
+    assert [policy.next_size(n, 2) for n in (199, 200)] == [0, 200]
+    assert policy.next_size(199, 1) == 199
+
+
 def test_what_is_believed_to_be_next_to_nothing_goes_in_two_batches() -> None:
     """Together it is worth less than a batch costs; 8 threads are not told for that."""
     policy = believer(1e-5, threads=8)
     assert [policy.next_size(64, 0), policy.next_size(32, 1)] == [32, 32]
-    assert [policy.next_size(20, n) for n in (2, 7, 8)] == [20, 20, 20]
+    assert [policy.next_size(20, n) for n in (2, 7)] == [20, 20]
     few = round(LEAST / 1e-3)
     policy = believer(1e-3, threads=4)
     assert [policy.next_size(few - 1, 0), policy.next_size(few, 0)] == [5, 3]
@@ -521,3 +539,92 @@ def test_what_has_ended_without_a_result_is_forgotten() -> None:
     policy.note_ended("unknown")
     assert policy.mean is None
     assert policy.next_size(100, 0) is None
+
+
+# ------------------------------------------------------------------------- many threads
+def test_as_many_tasks_tell_of_the_next_as_run_at_a_time() -> None:
+    """The first to end are the shortest: so few of them would tell of all."""
+    policy = BatchPolicy(threads=1000)
+    for seconds in (1.0, 3.0) * 500:
+        policy.record(1, seconds, 0)
+    assert policy.mean == pytest.approx(2.0)
+    few = BatchPolicy(threads=2)
+    for seconds in (1.0, 3.0) * 500:
+        few.record(1, seconds, 0)
+    assert few.mean == pytest.approx(1 + 2 / (1 + MEMORY))
+
+
+def test_what_is_older_than_that_is_forgotten() -> None:
+    policy = BatchPolicy(threads=100)
+    for _ in range(100):
+        policy.record(1, 1.0, 0)
+    for _ in range(400):
+        policy.record(1, 5.0, 0)
+    assert policy.mean is not None
+    assert 4.8 < policy.mean < 5.0
+
+
+def test_batches_of_many_threads_are_long_enough_to_be_sent_in_time() -> None:
+    """At the end of a call, when the rest is shared out."""
+    threads = 1000
+    policy = policy_after(10_000, 10.0, 0, threads)
+    enough = round(COST * threads / 0.001)
+    assert policy.next_size(5 * enough, threads) == enough
+    assert policy.next_size(enough // 2, 0) == enough // 2
+    assert COST * 10 < LEAST  # few threads need not care
+
+
+# ------------------------------------------------- so that all threads end at one time
+def steady(threads: int = 2) -> BatchPolicy:
+    """Return what is known once batches have taken what was expected of them."""
+    policy = policy_of_milliseconds(threads)
+    policy.record(1000, 1.0, 0)
+    return policy
+
+
+def test_a_thread_gets_what_it_lacks_for_all_to_end_together() -> None:
+    policy = steady()
+    # 0.04 s ahead, of 0.16 s: until 0.1 s from now.
+    assert policy.next_size(120, 2, [0.0, 0.04]) == 80
+    assert policy.next_size(40, 3, [0.04, 0.08]) == 40
+
+
+def test_but_no_more_than_the_box() -> None:
+    assert steady().next_size(1000, 2, [0.0, 0.5]) == 200
+
+
+def test_a_thread_that_has_enough_gets_nothing_until_another_has_less() -> None:
+    policy = steady()
+    assert policy.next_size(20, 3, [0.3, 0.1]) == 0
+    assert policy.next_size(20, 2, [0.1, 0.3]) == 20
+    # There is always somebody to tell of an end, or something is sent.
+    assert policy.next_size(20, 1, [0.3, 0.1]) != 0
+
+
+def test_tasks_of_any_duration_are_shared_out_in_smaller_and_smaller_pieces() -> None:
+    """What they take together is not foreseen: half of what is lacking, then of that."""
+    policy = policy_of_milliseconds(2)
+    policy.record(100, 0.3, 0)
+    assert policy.next_size(200, 2, [0.0, 0.0]) == 50
+
+
+def test_so_many_are_sent_at_once_as_together_take_about_what_is_expected() -> None:
+    policy = policy_of_milliseconds(2)
+    policy.record(100, 0.1 + LEAST * 9.9**0.5, 0)  # variance: LEAST**2 / 10 each
+    # Half of the 18 that each should get is less, and so is what is worth a batch.
+    assert policy.next_size(36, 0, [0.0, 0.0]) == 10
+    assert policy.next_size(44, 0, [0.0, 0.0]) == 11
+
+
+def test_little_that_is_foreseen_does_not_wait_for_a_thread_to_be_free() -> None:
+    policy = steady()
+    few = round(LEAST / 0.001) - 1
+    assert policy.next_size(few, 2, [0.001, 0.1]) == few
+    assert policy_of_milliseconds(2).next_size(few, 2, [0.001, 0.1]) == 0
+
+
+def test_nothing_is_foreseen_while_a_task_runs_on() -> None:
+    policy = steady()
+    policy.note_running("a", 1.0)
+    few = 5
+    assert policy.next_size(few, 2, [0.001, 0.1]) == 0

@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 
 from joblib_distributed.data import buffers
 from joblib_distributed.data.buffers import (
+    LEAST_AGAIN,
+    Again,
     Apart,
     Digest,
     name_of,
@@ -567,3 +569,79 @@ def test_pieces_may_be_of_any_kind() -> None:
     digest.update(memoryview(array[:7]))
     digest.update(memoryview(bytearray(array[7:].tobytes())))
     assert digest.name == name_of(memoryview(array).cast("B"))
+
+
+# ------------------------------------------------------------------ what comes again
+def taken_apart(again: Again | None, value: Any) -> Apart:
+    return pack_apart(value, 10 * LEAST_AGAIN, again=again)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(LEAST_AGAIN // 8, dtype=float),
+        np.arange(LEAST_AGAIN // 4, dtype=float)[::2],
+        np.arange(LEAST_AGAIN // 8, dtype=float).reshape(2, -1).T,
+        np.arange(LEAST_AGAIN // 8).astype("M8[s]"),
+    ],
+    ids=["plain", "strided", "transposed", "dates"],
+)
+def test_an_array_that_comes_again_is_handed_over(array: Any) -> None:
+    again = Again()
+    first, *others = (taken_apart(again, (array, i)) for i in range(4))
+    assert first.buffers == []
+    for number, apart in enumerate(others, 1):
+        assert [view.nbytes for view in apart.buffers] == [LEAST_AGAIN]
+        assert len(apart.packed) < 1000
+        writable = [bytearray(view) for view in apart.buffers]
+        found, last = unpack_apart(apart.packed, writable)
+        assert last == number
+        np.testing.assert_array_equal(found, array)
+        assert found.flags.writeable
+        assert (
+            found.flags.f_contiguous
+            == pickle.loads(pickle.dumps(array, 5)).flags["F_CONTIGUOUS"]
+        )
+
+
+def test_what_is_handed_over_is_what_it_is_by_then() -> None:
+    again, array = Again(), np.zeros(LEAST_AGAIN // 8)
+    taken_apart(again, array)
+    array += 1
+    assert bytes(taken_apart(again, array).buffers[0]) == array.tobytes()
+
+
+def test_little_that_comes_again_is_not() -> None:
+    again, array = Again(), np.zeros(LEAST_AGAIN // 8 - 1)
+    assert [taken_apart(again, array).buffers for _ in range(3)] == [[]] * 3
+    strided = np.zeros(LEAST_AGAIN // 4 - 2)[::2]
+    assert [taken_apart(again, strided).buffers for _ in range(3)] == [[]] * 3
+
+
+def test_nothing_is_that_comes_but_once() -> None:
+    again = Again()
+    arrays = [np.full(LEAST_AGAIN // 8, i) for i in range(5)]
+    assert [taken_apart(again, array).buffers for array in arrays] == [[]] * 5
+
+
+def test_who_does_not_ask_is_not_handed_anything() -> None:
+    array = np.zeros(LEAST_AGAIN // 8)
+    assert [taken_apart(None, array).buffers for _ in range(3)] == [[]] * 3
+
+
+def test_large_arrays_are_handed_over_the_first_time() -> None:
+    array = np.zeros(10 * LEAST_AGAIN // 8)
+    assert len(taken_apart(Again(), array).buffers) == 1
+
+
+def test_not_everything_that_came_is_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(buffers, "_REMEMBERED", 2)
+    again, owners = Again(), [object() for _ in range(3)]
+
+    def comes(number: int) -> bool:
+        return again.has_come(owners[number], LEAST_AGAIN)
+
+    assert [comes(i) for i in (0, 1, 0, 2)] == [False, False, True, False]
+    assert [comes(i) for i in (0, 2, 1)] == [True, True, False]

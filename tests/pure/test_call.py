@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -632,7 +633,9 @@ class Sizes(BatchPolicy):
         self.asked: list[tuple[int, int]] = []
         self.recorded: list[tuple[int, float, int]] = []
 
-    def next_size(self, waiting: int, in_flight: int) -> int | None:
+    def next_size(
+        self, waiting: int, in_flight: int, loads: Sequence[float] = ()
+    ) -> int | None:
         self.asked.append((waiting, in_flight))
         return self.size
 

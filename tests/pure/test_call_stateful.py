@@ -215,7 +215,9 @@ class Remembering(BatchPolicy):
 
     last: int | None = None
 
-    def next_size(self, waiting: int, in_flight: int) -> int | None:
+    def next_size(
+        self, waiting: int, in_flight: int, loads: Sequence[float] = ()
+    ) -> int | None:
         self.last = super().next_size(waiting, in_flight)
         return self.last
 

@@ -20,6 +20,7 @@ from joblib_distributed.driver.events import (
     Event,
     Looked,
 )
+from joblib_distributed.driver.outgoing import Outgoing
 from joblib_distributed.driver.running import RunningCall
 from joblib_distributed.driver.turns import Turns
 from joblib_distributed.errors import ClusterClosedError
@@ -40,16 +41,8 @@ class NotingCluster:
     def compute(self, collection: Any) -> Any:
         raise AssertionError("no task takes a dask collection")
 
-    def send(
-        self,
-        key: str,
-        batch: object,
-        options: Options,
-        post: Callable[[Event], None],
-        inputs: Sequence[Any],
-        avoiding: frozenset[str],
-    ) -> None:
-        self.sent.append(key)
+    def send(self, attempts: Sequence[Outgoing], post: Callable[[Event], None]) -> None:
+        self.sent += [attempt.key for attempt in attempts]
 
     def release(self, keys: Iterable[str]) -> None:
         pass

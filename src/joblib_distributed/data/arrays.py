@@ -30,6 +30,14 @@ _VIEWS = ("matrix", "recarray")
 _PICKLED_BY = ("__reduce__", "__reduce_ex__", "__setstate__")
 
 
+def nbytes_of(value: Any) -> int:
+    """Return the size of an array in bytes; 0 for anything else."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not isinstance(value, numpy.ndarray):
+        return 0
+    return int(value.nbytes)
+
+
 def reduce_array(value: Any, least: int) -> Any:
     """Return how to pickle an array of at least `least` bytes out of band.
 

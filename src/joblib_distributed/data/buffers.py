@@ -17,6 +17,7 @@ import io
 import pickle
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 import xxhash
 
-from joblib_distributed.data.arrays import reduce_array, reduce_arrow
+from joblib_distributed.data.arrays import nbytes_of, reduce_array, reduce_arrow
 
 #: Pickle protocol of everything we send: the newest that Python 3.10 to 3.13 share.
 PROTOCOL = 5
@@ -36,6 +37,14 @@ _INPUT = "input"
 #: Tells where an object is referred to; None if it is to be packed.
 Positions = Callable[[Any], "int | None"]
 
+#: Bytes of a buffer that is worth being sent once, rather than with each task that has
+#: it, though it is not large: to copy and encrypt a megabyte, and the other way round,
+#: takes driver and worker 15 ms together, measured; to store and find it, one. A guess.
+LEAST_AGAIN = 2**16
+
+#: How many of these are remembered. A guess.
+_REMEMBERED = 1000
+
 _NOTHING: Mapping[int, int] = MappingProxyType({})
 
 
@@ -43,10 +52,46 @@ class _InputFound(Exception):  # noqa: N818 - no error
     """There is an input in what is pickled."""
 
 
-def _offer(found: list[memoryview], least: int, buffer: pickle.PickleBuffer) -> bool:
+class Again:
+    """Finds out which buffers come again and again, of those that are not large.
+
+    By the object whose memory it is, which may be another one by now: this says only what
+    is worth a look.
+    """
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[tuple[int, int, bool], None] = OrderedDict()
+        #: Bytes of what is going to be asked about, and has come; 0 for nothing.
+        self.expected = 0
+
+    def has_come(self, owner: object, nbytes: int, is_whole: bool = False) -> bool:
+        """Whether so much of an object's has probably come before; it has from now on.
+
+        Its memory, or itself as a whole.
+        """
+        if nbytes < LEAST_AGAIN:
+            return False
+        if nbytes == self.expected and not is_whole:
+            self.expected = 0
+            return True
+        key = id(owner), nbytes, is_whole
+        if key in self._seen:
+            self._seen.move_to_end(key)
+            return True
+        self._seen[key] = None
+        while len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+        return False
+
+
+def _offer(
+    found: list[memoryview], least: int, again: Again | None, buffer: pickle.PickleBuffer
+) -> bool:
     """Return whether pickle is to keep a buffer in its own bytes."""
     view = buffer.raw()
-    if view.nbytes < least:
+    if view.nbytes < least and (
+        again is None or not again.has_come(view.obj, view.nbytes)
+    ):
         return True
     found.append(view)
     return False
@@ -55,13 +100,16 @@ def _offer(found: list[memoryview], least: int, buffer: pickle.PickleBuffer) -> 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Leaves buffers of at least `least` bytes out, and lists them in `found`."""
 
-    def __init__(self, file: io.BytesIO, least: int, inputs: Positions) -> None:
+    def __init__(
+        self, file: io.BytesIO, least: int, inputs: Positions, again: Again | None
+    ) -> None:
         self.found: list[memoryview] = []
         # No method: in a cycle with itself, a pickler would keep what it has pickled.
-        offer = functools.partial(_offer, self.found, least)
+        offer = functools.partial(_offer, self.found, least, again)
         super().__init__(file, protocol=PROTOCOL, buffer_callback=offer)
         self._least = least
         self._inputs = inputs
+        self._again = again
 
     def reducer_override(self, value: Any) -> Any:
         """Have large arrays hand over their memory, also where numpy would copy it.
@@ -74,9 +122,20 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if self._inputs(value) is not None:
             raise _InputFound
         reduced = reduce_array(value, self._least)
+        if reduced is NotImplemented and self._again is not None:
+            reduced = self._reduce_again(value, self._again)
         if reduced is NotImplemented:
             reduced = reduce_arrow(value, self._least)
         return super().reducer_override(value) if reduced is NotImplemented else reduced
+
+    def _reduce_again(self, value: Any, again: Again) -> Any:
+        """Have an array that comes again hand over the memory that numpy would copy."""
+        nbytes = nbytes_of(value)
+        if nbytes >= self._least or not again.has_come(value, nbytes, True):
+            return NotImplemented
+        # Its memory, or a copy of it, is offered next, and may never have come before.
+        again.expected = nbytes
+        return reduce_array(value, LEAST_AGAIN)
 
 
 class _AskedPickler(_Pickler):
@@ -91,8 +150,9 @@ class _AskedPickler(_Pickler):
         least: int,
         scattered: Mapping[int, int],
         inputs: Positions,
+        again: Again | None,
     ) -> None:
-        super().__init__(file, least, inputs)
+        super().__init__(file, least, inputs, again)
         self.large: list[memoryview] = []
         self._places: dict[int, tuple[str, int, bytes]] = {}
         self.scattered: set[int] = set()
@@ -175,6 +235,7 @@ def pack_apart(
     least: int | None,
     scattered: Mapping[int, int] = _NOTHING,
     inputs: Positions = no_input,
+    again: Again | None = None,
 ) -> Apart:
     """Pickle any object without its large buffers.
 
@@ -187,18 +248,20 @@ def pack_apart(
         Positions, by id, of the objects that are to be referred to rather than packed.
     inputs : callable, optional
         Returns the position of an object that is the engine's to bring, None for others.
+    again : Again, optional
+        Has buffers that come again and again be handed over, too, though not large.
     """
     most = sys.maxsize if least is None else least
     if not scattered:
         with contextlib.suppress(_InputFound):
             file = io.BytesIO()
-            pickler = _Pickler(file, most, inputs)
+            pickler = _Pickler(file, most, inputs, again)
             pickler.dump(value)
             if file.tell() < most:
                 return Apart(file.getvalue(), pickler.found)
             # What is large in there may be `bytes`, which pickle shows to who asks.
     file = io.BytesIO()
-    asked = _AskedPickler(file, most, scattered, inputs)
+    asked = _AskedPickler(file, most, scattered, inputs, again)
     asked.dump(value)
     return Apart(
         file.getvalue(),

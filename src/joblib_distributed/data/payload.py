@@ -23,7 +23,6 @@ import hashlib
 import importlib
 import itertools
 import math
-import operator
 import pickle
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from joblib_distributed.data.buffers import (
     PROTOCOL,
+    Again,
     Apart,
     Positions,
     no_input,
@@ -191,6 +191,7 @@ class Packer:
     ) -> None:
         self._inputs = inputs
         self._least = least
+        self._again = None if least is None else Again()
         self._put = put
         self._scatter = scatter
         self._positions = {id(value): place for place, value in enumerate(scatter)}
@@ -207,18 +208,25 @@ class Packer:
         # whose plain tasks are left as they are. A lambda made for each task never is.
         self._last: object = self
         self._plain: object = self
-        # What such tasks become, by id of their function, which is kept as above; and how
-        # many tasks had been read when another function took its place.
-        self._plains: dict[int, tuple[object, PlainTasks]] = {}
-        self._read_by: dict[int, int] = {}
+        # What such tasks become, and the number of the first of them. Between those of
+        # two functions there is at least one that was packed.
+        self._plains: collections.deque[tuple[int, PlainTasks]] = collections.deque()
 
     @property
     def count(self) -> int:
         """Number of tasks read so far."""
         return self._count
 
+    @property
+    def gathered(self) -> int:
+        """Number of tasks gathered so far."""
+        return self._gathered
+
     def read(self, item: object) -> object:
-        """Take a task as the iterable yields it; returns it packed, or as it is if plain.
+        """Take a task as the iterable yields it; return it packed.
+
+        Of one that is plain it returns the arguments alone: thousands may wait to be
+        sent, and of what is kept each object costs the garbage collector's time.
 
         Raises
         ------
@@ -234,36 +242,29 @@ class Packer:
                         break
                 else:
                     self._count += 1
-                    return item
+                    return args
         return self.pack_task(item)
 
     def gather(self, items: Sequence[Any]) -> list[Tasks]:
         """Put together plain tasks among what `read` returned next."""
         gathered: list[Tasks] = []
-        for function, group in itertools.groupby(items, _left_as_it_is):
-            if function is None:
-                packed = list(group)
-                assert packed[0].index == self._gathered, (
+        for kind, group in itertools.groupby(items, type):
+            some = list(group)
+            if kind is tuple:
+                gathered.append(self._plain_tasks(some))
+            else:
+                assert some[0].index == self._gathered, (
                     "tasks are gathered as they were read"
                 )
-                gathered.extend(packed)
-                self._gathered += len(packed)
-            else:
-                calls = list(map(_arguments_of, group))
-                plain = self._plains[function][1]
-                gathered.append(
-                    dataclasses.replace(plain, index=self._gathered, calls=calls)
-                )
-                self._gathered += len(calls)
-        if len(self._plains) > REMEMBERED:
-            self._forget_plains()
+                gathered.extend(some)
+            self._gathered += len(some)
         return gathered
 
-    def _forget_plains(self) -> None:
-        """Forget functions all of whose tasks have been gathered."""
-        for function, read in list(self._read_by.items()):
-            if read <= self._gathered:
-                del self._plains[function], self._read_by[function]
+    def _plain_tasks(self, calls: list[tuple[Any, ...]]) -> PlainTasks:
+        while len(self._plains) > 1 and self._plains[1][0] <= self._gathered:
+            self._plains.popleft()
+        plain = self._plains[0][1]
+        return dataclasses.replace(plain, index=self._gathered, calls=calls)
 
     def pack_task(self, item: object) -> PackedTask:
         """Pack what ``delayed(f)(...)`` returned.
@@ -297,18 +298,16 @@ class Packer:
     def _expect_plain(
         self, name: str, function: object, packed: tuple[bytes, bytes, Shared]
     ) -> None:
-        if function is self._last and id(function) in self._known:
-            if self._plain is not self:
-                self._read_by[id(self._plain)] = self._count
-            self._read_by.pop(id(function), None)
+        is_known = function is self._last and id(function) in self._known
+        if is_known and function is not self._plain:
             self._plain = function
             key, pickled, shared = packed
             plain = PlainTasks(0, name, key, pickled, (), shared)
-            self._plains[id(function)] = function, plain
+            self._plains.append((self._count, plain))
         self._last = function
 
     def _pack(self, value: object) -> tuple[bytes, Shared]:
-        apart = pack_apart(value, self._least, self._positions, self._inputs)
+        apart = pack_apart(value, self._least, self._positions, self._inputs, self._again)
         return apart.packed, self._share(apart)
 
     def _pack_scattered(self, value: object) -> Scattered:
@@ -341,14 +340,6 @@ class Packer:
         if _is_stateless(function):
             self._known[id(function)] = (function, key, packed, shared)
         return key, packed, shared
-
-
-def _left_as_it_is(item: Any) -> int | None:
-    """Return the id of a plain task's function; None for one that was packed."""
-    return id(item[0]) if type(item) is tuple else None
-
-
-_arguments_of = operator.itemgetter(1)
 
 
 def _is_stateless(function: Any) -> bool:

@@ -8,6 +8,7 @@ Layout, top to bottom; each imports only what is below it::
     ahead.py        has joblib hand over more tasks than it would by itself
     results.py      what joblib's callbacks are called with; pure
     sending.py      what is sent of a batch, and with it; pure
+    sent.py         when the attempts of a call were sent; pure
     inputs.py       dask futures and collections among the arguments
     traffic.py      how much large data a call shared, and how much of it travelled
     call.py         one call's ledger: events in, instructions out; pure
@@ -16,8 +17,11 @@ Layout, top to bottom; each imports only what is below it::
     flights.py      the attempts of a call that are out; pure
     entries.py      what the ledger keeps of undelivered tasks; pure
     batching.py     how many tasks go in the next batch; pure
+    lanes.py        when each thread will have done what it was sent; pure
     sources.py      where the cluster of a call comes from
     cluster.py      what the driver needs of a distributed.Client; posts events
+    submitting.py   hands attempts to the engine
+    outgoing.py     attempts that are sent at the same time; pure
     known.py        what all calls on one cluster know of it together
     absence.py      tells the user that there is no worker
     latency.py      how soon the engine passes on what it is given

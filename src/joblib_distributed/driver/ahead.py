@@ -7,12 +7,18 @@ join during the call.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
 #: Seconds that the first tasks wait, at most, for others to be sent with: a few times
 #: what a batch costs. It ends when there are enough, or no more. A guess.
 HOLD = 0.02
+
+#: Seconds for which nothing is read when every thread has been sent work for longer: to
+#: read keeps the interpreter busy, so that the messages, each of which needs it several
+#: times, were on their way for 40 ms, measured, rather than some. A guess.
+PAUSE = 0.01
 
 
 class ReadAhead:
@@ -28,7 +34,7 @@ class ReadAhead:
     is_idle : callable
         Whether there is nothing else for that thread to do.
     lacking : callable
-        Returns how many tasks more should be handed over; 0 if none.
+        Whether more tasks should be handed over.
     wake : callable
         Called on that thread when there is nothing more to hand over.
     """
@@ -38,7 +44,7 @@ class ReadAhead:
         hand_over: Callable[[int], int],
         schedule: Callable[[Callable[[], object]], object],
         is_idle: Callable[[], bool],
-        lacking: Callable[[], int],
+        lacking: Callable[[], bool],
         wake: Callable[[], object],
     ) -> None:
         self._hand_over = hand_over
@@ -53,6 +59,8 @@ class ReadAhead:
         #: Threads joblib has planned for; more of them need more batches in flight. None
         #: not to follow the cluster.
         self.planned_for: int | None = None
+        #: When to go on, on the monotonic clock; infinite if that is not for the clock.
+        self.due = math.inf
         # Until when the first tasks are held; None before there are any.
         self._hold_until: float | None = None
 
@@ -63,8 +71,17 @@ class ReadAhead:
             self.planned_for = threads
             self._schedule(lambda: self._hand_over(more))
 
-    def go_on(self) -> None:
-        """Have joblib hand over enough small tasks to fill large batches."""
+    def go_on(self, pause: bool = False) -> None:
+        """Have joblib hand over enough small tasks to fill large batches.
+
+        Or, to `pause`, leave the interpreter to the threads that send what is enough.
+        """
+        now = time.monotonic()
+        if pause:
+            self.due = now + PAUSE
+        if now < self.due < math.inf:
+            return
+        self.due = math.inf
         if self.reads and not self._is_reading and self._lacking():
             self._is_reading = True
             self._schedule(self._read)

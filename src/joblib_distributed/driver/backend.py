@@ -362,7 +362,7 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         if self._call is not None:
             joblib_hooks.undo(self.parallel)
             self._call.stop()
-            self._tell(self._call.traffic)
+            self._tell(self._call.intake.tally.traffic)
             self._call = None
 
     def _tell(self, traffic: Traffic) -> None:

@@ -11,6 +11,9 @@ Pure. Used when joblib's ``batch_size`` is "auto"; an explicit one never comes h
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+from joblib_distributed.driver.lanes import level
 
 #: Seconds a batch should take, joblib's own value for the same purpose
 #: (``AutoBatchingMixin.MIN_IDEAL_BATCH_DURATION``): long against the few milliseconds a
@@ -25,6 +28,11 @@ BOX_PER_THREAD = 0.0032
 #: Seconds of work that are not worth being parted, and that are worth being sent to a
 #: thread that still is busy: what a batch takes to get there and back, measured.
 LEAST = 0.01
+
+#: Seconds that a batch costs the driver, from its packing to its results, if many go
+#: together: measured, with distributed 2026.8. Batches that take less than that for each
+#: thread cannot be sent as fast as they end.
+COST = 0.0006
 
 #: Batches on their way to, or on, each thread: one that runs, one that waits.
 FLIGHTS = 2
@@ -87,6 +95,10 @@ class BatchPolicy:
         self.is_belief = False
         self._tasks = 0.0
         self._seconds = 0.0
+        # Squares of the seconds by which batches differed from what was expected of them,
+        # and how many tasks these had.
+        self._squares = 0.0
+        self._compared = 0.0
         # How long tasks have been running that have not ended, by attempt. Replaced,
         # never changed: another thread reads it.
         self._running: dict[str, float] = {}
@@ -109,10 +121,17 @@ class BatchPolicy:
             Sum of the sizes of their packed arguments.
         """
         self._disbelieve()
-        self._seconds = MEMORY * self._seconds + seconds
-        self._nbytes = MEMORY * self._nbytes + nbytes
+        # As many as run at a time tell of what is sent next, at least.
+        enough = self.threads / self._tasks if self._tasks > self.threads else 1.0
+        kept = max(MEMORY, enough)
+        if self._tasks and tasks:
+            surprise = seconds - tasks * self._seconds / self._tasks
+            self._squares = kept * self._squares + surprise**2
+            self._compared = kept * self._compared + tasks
+        self._seconds = kept * self._seconds + seconds
+        self._nbytes = kept * self._nbytes + nbytes
         # Last: while there are none, another thread does not look at the others.
-        self._tasks = MEMORY * self._tasks + tasks
+        self._tasks = kept * self._tasks + tasks
 
     def believe(self, seconds: float) -> None:
         """Take note of what a task took in an earlier call, until this one tells."""
@@ -223,7 +242,20 @@ class BatchPolicy:
             size = min(size, self.most_stored * self._read / self._stored)
         return size
 
-    def next_size(self, waiting: int, in_flight: int) -> int | None:
+    @property
+    def _foreseen(self) -> float:
+        """Number of tasks that are known to take about as long as expected, together.
+
+        What one of them differs by adds up as in a random walk.
+        """
+        if not self._compared or self._running:
+            return 0.0
+        variance = self._squares / self._compared
+        return LEAST**2 / variance if variance > 0 else math.inf
+
+    def next_size(
+        self, waiting: int, in_flight: int, loads: Sequence[float] = ()
+    ) -> int | None:
         """Return how many tasks to send now.
 
         The work that waits is shared out evenly, in smaller and smaller pieces when its
@@ -235,6 +267,9 @@ class BatchPolicy:
             Number of tasks that may be sent.
         in_flight : int
             Number of batches that are.
+        loads : sequence of float, optional
+            Seconds until each thread is free, if that is known; those of the one that
+            will be given the batch first.
 
         Returns
         -------
@@ -255,14 +290,25 @@ class BatchPolicy:
         mean = self.mean or 0.0
         if self.is_belief:  # they may be long this time, and wait for each other
             parts = self.threads - in_flight
+            if parts <= 0 and waiting < int(full):  # all are busy, and soon more is known
+                return 0
             if waiting > parts and waiting * mean < LEAST:
                 parts = min(parts, PILOTS - in_flight)
             return max(1, int(min(full, -(-waiting // max(1, parts)))))
-        if in_flight >= self.threads and waiting * mean < LEAST:
+        share = waiting / self.threads
+        if loads and mean > 0:  # it gets what it lacks for all to end together
+            share = max(0.0, level(loads, waiting * mean) - loads[0]) / mean
+            if not share and in_flight >= self.threads:
+                return 0
+        foreseen = min(share, self._foreseen)
+        if in_flight >= self.threads and waiting * mean < LEAST and foreseen < share:
             return 0
-        least = min(LEAST / mean, waiting) if mean > 0 else waiting
-        share = math.ceil(waiting / self._most)
-        return max(1, int(min(full, max(share, least))))
+        least = max(LEAST, COST * self.threads)
+        least = min(least / mean, waiting) if mean > 0 else waiting
+        size = max(least, foreseen, math.ceil(share / FLIGHTS))
+        if waiting - int(size) <= least / 2:  # a crumb would cost as much as a batch
+            size = waiting
+        return max(1, int(min(full, size)))
 
     @property
     def _most(self) -> int:

@@ -195,8 +195,7 @@ class Call:
         return bool(self._waiting) and self._has_room() and self._next_size() != 0
 
     def _next_size(self) -> int | None:
-        policy, waiting = self._policy, self._waiting.size
-        return None if policy is None else policy.next_size(waiting, len(self.flights))
+        return self.flights.next_size(self._waiting.size)
 
     def _win(self, attempt: Attempt) -> Iterable[Instruction]:
         """Give up those that race with an attempt whose outcomes are here."""

@@ -23,7 +23,7 @@ from distributed.scheduler import KilledWorker
 
 from joblib_distributed.data.host import take_results
 from joblib_distributed.data.outcome import Report, unpack_missing, unpack_report
-from joblib_distributed.data.payload import BatchPayload, pack_invocation
+from joblib_distributed.data.payload import pack_invocation
 from joblib_distributed.data.store import Buffer
 from joblib_distributed.data.tasks import Sharing
 from joblib_distributed.data.transfer import Arrival
@@ -50,18 +50,15 @@ from joblib_distributed.driver.fetching import fetch
 from joblib_distributed.driver.keys import has_idle_thread
 from joblib_distributed.driver.known import Durations, known_of
 from joblib_distributed.driver.losses import LOST
+from joblib_distributed.driver.outgoing import Outgoing, grouped
 from joblib_distributed.driver.reach import Reach
 from joblib_distributed.driver.storeless import Storeless
+from joblib_distributed.driver.submitting import submit
 from joblib_distributed.driver.supplier import HostSupplied, Place, Supplier
 from joblib_distributed.driver.turns import Turns
 from joblib_distributed.options import Options
 from joblib_distributed.worker.buffers import report_missing
 from joblib_distributed.worker.interrupt import interrupt_call
-from joblib_distributed.worker.run import run_attempt
-
-_WITHOUT_ADVICE = functools.partial(
-    embedded.settings, {"distributed.admin.large-graph-warning-threshold": "1 PiB"}
-)
 
 #: What it looks like when the engine, not the task, failed. Before Python 3.11 the two
 #: errors of time are no `OSError`.
@@ -118,6 +115,8 @@ class Cluster:
         self._lock = threading.Lock()
         #: Our reference to each attempt: while it lives, the engine keeps the attempt.
         self._futures: dict[str, Future[Any]] = {}
+        # Those that wait for their ends: the event loop knows them, and keeps none.
+        self._following: set[asyncio.Future[None]] = set()
 
     # ------------------------------------------------------------------ what it is like
     @property
@@ -242,68 +241,56 @@ class Cluster:
         return reconnecting.insist(self.client, act, lambda: self.closed, self._address)
 
     # ------------------------------------------------------------------------- attempts
-    def send(
-        self,
-        key: str,
-        batch: BatchPayload,
-        options: Options,
-        post: Post,
-        inputs: Sequence[Future[Any]] = (),
-        avoiding: frozenset[str] = frozenset(),
-    ) -> None:
-        """Submit an attempt. Exactly one event about its end is posted.
+    def send(self, attempts: Sequence[Outgoing], post: Post) -> None:
+        """Submit attempts. Exactly one event about the end of each is posted.
 
-        The values of `inputs` come to the worker in the places of the batch's. Workers to
-        be avoided are those whose addresses are given, and those that are silent.
+        Workers to be avoided are those that an attempt avoids, and those that are silent.
 
         Raises
         ------
         ClusterClosedError
             If the client is closed.
         """
-        payload = pack_invocation(run_attempt, *batch)
-        heartbeats = self._known.heartbeats
-        avoiding |= heartbeats.silent(time.monotonic(), options.frozen_after)
-        if avoiding:
-            options = options.avoiding(heartbeats.others(avoiding))
-        places = {"buffers": list(inputs)} if inputs else {}
+        sent: list[tuple[Outgoing, Future[Any]]] = []
         with self._lock:
             if self.closed:
                 raise reconnecting.why_closed(self.client)
-            # Without dask's advice to scatter, which a user of joblib cannot follow.
-            with _WITHOUT_ADVICE() if len(payload) > 2**20 else contextlib.nullcontext():
-                future = self.client.submit(
-                    pickle.loads,
-                    payload,
-                    **places,
-                    key=key,
-                    pure=False,
-                    priority=options.priority,
-                    **options.constraints(),
+            for group in grouped(map(self._avoiding, attempts)):
+                futures = submit(self.client, group)
+                sent += zip(group, futures, strict=True)
+                self._futures.update(
+                    zip((one.key for one in group), futures, strict=True)
                 )
-            self._futures[key] = future
-        self.client.loop.add_callback(
-            self._follow, key, future, post, batch.sharing, bool(inputs)
-        )
+        self.client.loop.add_callback(self._follow_all, sent, post)
+
+    def _avoiding(self, attempt: Outgoing) -> Outgoing:
+        heartbeats, options = self._known.heartbeats, attempt.options
+        silent = heartbeats.silent(time.monotonic(), options.frozen_after)
+        avoiding = attempt.avoiding | silent
+        if not avoiding:
+            return attempt
+        return attempt._replace(options=options.avoiding(heartbeats.others(avoiding)))
 
     def compute(self, collection: Any) -> Future[Any]:
         """Have the cluster compute a dask collection; its value stays there."""
         future: Future[Any] = self.client.compute(collection)
         return future
 
-    async def _follow(
-        self,
-        key: str,
-        future: Future[Any],
-        post: Post,
-        sharing: Sharing | None,
-        inputs: bool,
+    def _follow_all(
+        self, sent: Sequence[tuple[Outgoing, Future[Any]]], post: Post
     ) -> None:
+        for attempt, future in sent:
+            following = asyncio.ensure_future(self._follow(attempt, future, post))
+            self._following.add(following)
+            following.add_done_callback(self._following.discard)
+
+    async def _follow(self, attempt: Outgoing, future: Future[Any], post: Post) -> None:
         """Wait for an attempt's end, whatever it is, and post it."""
+        key = attempt.key
         try:
             # Until the bytes are here the result is not safe: its holder may die.
             packed = await fetch(self.client, key, future)
-            event: Event = _finished(key, unpack_report(packed), sharing)
+            event: Event = _finished(key, unpack_report(packed), attempt.sharing)
         except KilledWorker as error:
             event = await self._killed(key, error)
         except (Exception, asyncio.CancelledError) as error:
@@ -314,8 +301,9 @@ class Cluster:
                 event = AttemptLost(key)
             else:
                 what = f"{type(error).__name__}: {error}."
-                cause = error if inputs else None
-                event = AttemptFailed(key, what, cause, has_raised and not inputs)
+                cause = error if attempt.inputs else None
+                never_began = has_raised and not attempt.inputs
+                event = AttemptFailed(key, what, cause, never_began)
         if self.closed and not isinstance(event, AttemptFinished):
             event = ClusterFailed(reconnecting.why_closed(self.client))
         post(event)

@@ -12,10 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from joblib_distributed.driver.batching import BatchPolicy
+from joblib_distributed.driver.batching import LEAST, BatchPolicy
 from joblib_distributed.driver.entries import Attempt, Entry
 from joblib_distributed.driver.events import Send
 from joblib_distributed.driver.keys import batch_name
+from joblib_distributed.driver.lanes import MOST_LANES, Lanes
 
 
 class Flights:
@@ -32,10 +33,14 @@ class Flights:
     def __init__(self, name: str, policy: BatchPolicy | None) -> None:
         self._name = name
         self._policy = policy
-        self._sent = 0
+        #: How many were sent so far.
+        self.sent = 0
         self._attempts: dict[str, Attempt] = {}
         # Keys of those that carry a suspect: asked for with each batch, of thousands.
         self._solo: set[str] = set()
+        self._lanes = Lanes()
+        #: The time, on any clock, as far as it was told.
+        self.now = 0.0
 
     def __len__(self) -> int:
         return len(self._attempts)
@@ -74,6 +79,24 @@ class Flights:
         """Return those that carry the same tasks as one, and itself if it is out."""
         return [self._attempts[key] for key in attempt.rivals(self._attempts)]
 
+    def next_size(self, waiting: int) -> int | None:
+        """See `BatchPolicy.next_size`; None if nothing else is said."""
+        if self._policy is None:
+            return None
+        return self._policy.next_size(waiting, len(self), self._loads())
+
+    @property
+    def is_supplied(self) -> bool:
+        """Whether every thread has work for longer than it takes to send it more."""
+        return min(self._loads(), default=0.0) > 2 * LEAST
+
+    def _loads(self) -> list[float]:
+        """Return the seconds until each thread is free, if that is known: see `Lanes`."""
+        policy = self._policy
+        if policy is None or policy.mean is None or policy.threads > MOST_LANES:
+            return []
+        return self._lanes.loads(self.now, policy.mean, policy.threads)
+
     def send(
         self,
         entries: list[Entry],
@@ -93,16 +116,18 @@ class Flights:
         avoiding : frozenset of str, optional
             Workers that should not run them.
         """
-        self._sent += 1
+        self.sent += 1
         name = batch_name(entry.tasks for entry in entries)
-        key = f"{name}-{self._name}-{self._sent}"
+        key = f"{name}-{self._name}-{self.sent}"
         race = {key} if race is None else race
         race.add(key)
         since = entries[0].stranded_since
         tasks = [entry.tasks for entry in entries]
         box = None
         if self._policy is not None:
-            box = self._policy.patience_with(sum(each.size for each in tasks))
+            size = sum(each.size for each in tasks)
+            box = self._policy.patience_with(size)
+            self._note_sent(key, size, self._policy)
         attempt = Attempt(entries, solo, race=race, stranded_since=since, box=box)
         self._attempts[key] = attempt
         if solo:
@@ -115,6 +140,11 @@ class Flights:
         worker = entries[0].worker
         return Send(key, tasks, alone, along, worker, box, avoiding, anywhere)
 
+    def _note_sent(self, key: str, size: int, policy: BatchPolicy) -> None:
+        if policy.threads <= MOST_LANES:
+            mean = policy.mean or 0.0
+            self._lanes.send(key, size, self.now, mean, policy.threads)
+
     def note_running(self, key: str, seconds: float) -> None:
         """Take note of how long a worker has been at a task of one that is out."""
         if self._policy is not None:
@@ -125,6 +155,7 @@ class Flights:
         if self._policy is not None:
             self._policy.note_ended(key)
         self._solo.discard(key)
+        self._lanes.end(key, self.now)
         return self._attempts.pop(key, None)
 
     def pop_rivals(self, attempt: Attempt) -> list[str]:
@@ -138,3 +169,4 @@ class Flights:
         """Forget all."""
         self._attempts.clear()
         self._solo.clear()
+        self._lanes.clear()

@@ -55,6 +55,11 @@ class Intake:
         """What `scatter` became, with the first task."""
         return self._packer.scattered
 
+    @property
+    def given(self) -> int:
+        """Number of tasks that `take` has returned so far."""
+        return self._packer.gathered
+
     def read(self, item: object) -> object:
         """Pack what the user's iterable yielded, as soon as it did, if it is not plain.
 

@@ -6,10 +6,11 @@ Each hook is guarded, has a test that says which release broke it, and is listed
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import joblib.parallel
@@ -35,11 +36,17 @@ def tasks_of(batch: Any) -> Sequence[Any]:
     return list(batch.items)
 
 
-class _PackedItems(map):  # type: ignore[type-arg]
+class _PackedItems(itertools.chain):  # type: ignore[type-arg]
     """Reads an iterable, packing each item before the next is read.
 
-    A `map`, because a method of Python's would take longer than a small task.
+    A `chain`, because a method of Python's would take longer than a small task.
     """
+
+
+def _noting_end(ended: threading.Event) -> Iterator[Any]:
+    """Take note that this is read, which yields nothing."""
+    ended.set()
+    yield from ()
 
 
 def pack_when_read(
@@ -51,8 +58,12 @@ def pack_when_read(
     uses one buffer for all of its tasks has then overwritten it, and all of them would
     see its last content.
 
+    The last tasks, which joblib parts into many small batches, are dispatched at once
+    rather than one batch whenever another is done.
+
     Rests on ``Parallel.dispatch_one_batch(iterator)`` being what reads the iterable,
-    and on ``_original_iterator`` (joblib 1.5 to 1.6).
+    on ``_original_iterator``, and on ``_ready_batches`` being a queue of what was read
+    and is not dispatched (joblib 1.5 to 1.6).
 
     Parameters
     ----------
@@ -63,19 +74,25 @@ def pack_when_read(
         Told how many seconds joblib took to read some tasks and hand them over.
     """
     dispatch_one_batch = type(parallel).dispatch_one_batch
+    ended = threading.Event()
 
     def dispatch_packed(items: Any) -> Any:
         if not isinstance(items, _PackedItems):
-            packed = _PackedItems(pack, items)
             if items is parallel._original_iterator:
+                packed = _PackedItems(map(pack, items), _noting_end(ended))
                 # joblib compares the two to find out that it reads the last tasks.
                 parallel._original_iterator = packed
+            else:
+                packed = _PackedItems(map(pack, items))
             items = packed
         start = time.perf_counter()
         try:
-            return dispatch_one_batch(parallel, items)
+            dispatched = dispatch_one_batch(parallel, items)
         finally:
             note_slice(time.perf_counter() - start)
+        while ended.is_set() and dispatched and not parallel._ready_batches.empty():
+            dispatched = dispatch_one_batch(parallel, items)
+        return dispatched
 
     parallel.dispatch_one_batch = dispatch_packed
 

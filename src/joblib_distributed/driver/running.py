@@ -54,10 +54,12 @@ from joblib_distributed.driver.events import (
 from joblib_distributed.driver.intake import Intake
 from joblib_distributed.driver.joblib_hooks import Callback
 from joblib_distributed.driver.keys import call_name
+from joblib_distributed.driver.outgoing import Outbox
 from joblib_distributed.driver.results import Error, unpack
 from joblib_distributed.driver.sending import Sender
+from joblib_distributed.driver.sent import Sent
+from joblib_distributed.driver.submitting import outgoing
 from joblib_distributed.driver.supplier import HostSupplied, Place
-from joblib_distributed.driver.traffic import Traffic
 from joblib_distributed.options import Options
 from joblib_distributed.worker.interrupt import shielded
 
@@ -147,13 +149,14 @@ class RunningCall:
         self._sender = Sender(self.id, context, self.intake.scattered, sharing)
         # Key of the suspect that has asked for its turn; empty if there is none.
         self._turn = ""
-        # When attempts were sent, by key; and after how many arrivals of buffers.
-        self._sent_at: dict[str, float] = {}
-        self._arrivals: dict[str, int] = {}
+        self._sent = Sent()
         # Until when nothing is sent, on the monotonic clock; None if it may be.
         self._held_until: float | None = None
+        # Number of tasks that the ledger was told of.
+        self._noted = 0
         self._next_look = time.monotonic() + LOOK_INTERVAL
         self._events: queue.SimpleQueue[_Heard | None] = queue.SimpleQueue()
+        self._outbox = Outbox(lambda these: cluster.send(these, self._events.put))
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         # Key of the first task's function.
         self._function = b""
@@ -170,16 +173,11 @@ class RunningCall:
             hand_over=lambda batches: dispatch_more(batches, lambda: not self._is_over),
             schedule=lambda job: self._jobs.put(lambda: self._carrying_back(job)),
             is_idle=self._jobs.empty,
-            lacking=lambda: self._ledger.lacking,
+            lacking=lambda: self._ledger.lacking > self.intake.given - self._noted,
             wake=self._go_on,
         )
 
     # ------------------------------------------------------------- from joblib's threads
-    @property
-    def traffic(self) -> Traffic:
-        """What became of the call's large data so far."""
-        return self.intake.tally.traffic
-
     def _go_on(self) -> None:
         self._events.put(GoOn())
 
@@ -249,7 +247,7 @@ class RunningCall:
     # --------------------------------------------------------------------- ledger thread
     def _run_ledger(self) -> None:
         while True:
-            until = min(self._next_look, self._held_until or math.inf)
+            until = min(self._next_look, self._held_until or math.inf, self.ahead.due)
             wait = max(0.0, until - time.monotonic())
             try:
                 event = self._events.get(timeout=wait)
@@ -257,6 +255,7 @@ class RunningCall:
                 if time.monotonic() >= self._next_look:
                     self._look_safely()
             else:
+                self._ledger.flights.now = time.monotonic()
                 if event is None:
                     self._jobs.put(None)
                     self._tidy()
@@ -276,8 +275,9 @@ class RunningCall:
             if time.monotonic() < self._held_until:
                 return
             self._held_until = None
+        flights, sent = self._ledger.flights, self._ledger.flights.sent
         self._obey(self._ledger.send)
-        self.ahead.go_on()
+        self.ahead.go_on(pause=flights.sent > sent and flights.is_supplied)
         if self._ledger.can_send:
             self._events.put(GoOn())
 
@@ -303,6 +303,8 @@ class RunningCall:
         if isinstance(event, Granted):
             self._send_granted(event.send)
             return
+        if isinstance(event, Dispatched):
+            self._noted += sum(each.size for each in event.tasks)
         if isinstance(event, Looked):
             if self.policy is not None and self._ledger.limit is None:
                 self.policy.threads = max(self.policy.threads, event.threads)
@@ -316,8 +318,12 @@ class RunningCall:
         try:
             instructions = iter(orders())
             for instruction in instructions:
+                if not isinstance(instruction, Send):
+                    self._outbox.let_go()
                 self._carry_out(instruction)
+            self._outbox.let_go()
         except Exception as error:
+            self._outbox.clear()
             # Whatever it is, a call that cannot be sent must end, not hang.
             failed = ClusterFailed(refusals.not_sent(error))
             for instruction in itertools.chain(instructions, self._ledger.handle(failed)):
@@ -359,20 +365,19 @@ class RunningCall:
             return
         try:
             self._send(send)
+            self._outbox.let_go()
         except Exception as error:
             self._handle(ClusterFailed(refusals.not_sent(error)))
 
     def _send(self, send: Send) -> None:
-        self._sent_at[send.key] = now = time.monotonic()
+        now = time.monotonic()
+        self._sent.note(send.key, now, self._cluster.arrivals)
         self._next_look = min(self._next_look, now + self._ledger.flights.doubt(send.key))
-        self._arrivals[send.key] = self._cluster.arrivals
         batch = self._sender.payload(send.tasks, send.with_buffers, send.box, send.key)
         self.intake.tally.note_sent(sum(map(len, batch.buffers.values())))
         options = self._options.preferring(send.worker, send.anywhere)
         inputs = self.intake.inputs.futures(batch.inputs)
-        self._cluster.send(
-            send.key, batch, options, self._events.put, inputs, send.avoiding
-        )
+        self._outbox.put(outgoing(send, batch, options, inputs))
 
     def _supply(self, supply: Supply) -> None:
         missing = unpack_missing(supply.missing)
@@ -390,12 +395,10 @@ class RunningCall:
             self._events.put(Supplied(supply.key, missing.address, along))
 
         lacking = self._sender.lacking(supply.tasks, missing.names)
-        self._cluster.supply(place, lacking, self._arrivals[supply.key], supplied)
+        self._cluster.supply(place, lacking, self._sent.arrivals(supply.key), supplied)
 
     def _release(self, keys: Iterable[str]) -> None:
-        for key in keys:
-            self._sent_at.pop(key, None)
-            self._arrivals.pop(key, None)
+        self._sent.forget(keys)
         # A suspect that is raced has its turn until the last of its attempts has ended.
         if self._turn and not self._ledger.in_flight:
             self._cluster.turns.give_back(self._turn)
@@ -409,14 +412,11 @@ class RunningCall:
             self._cluster.report_closed(self._events.put)
             return
         self._cluster.restore()
-        # What no worker takes is looked at, sent anew, and looked at again. What was long
-        # before is not known: this process may have been stopped.
+        # What no worker takes is looked at, sent anew, and looked at again.
         quiet = min(QUIET, self._options.wait_for_workers_timeout / 3)
         known = now - quiet - 2 * LOOK_INTERVAL
-        due = self._ledger.flights.due
-        late = {k: t for k, t in self._sent_at.items() if now - t > min(quiet, due(k))}
-        sent_at = {key: max(sent, known) for key, sent in late.items()}
-        self._cluster.look(sent_at, self._options, self._events.put)
+        late = self._sent.late(now, quiet, self._ledger.flights.due, known)
+        self._cluster.look(late, self._options, self._events.put)
 
     # ------------------------------------------------------------------- delivery thread
     def _run_deliveries(self) -> None:

@@ -22,6 +22,10 @@ from joblib_distributed.worker.interrupt import shielded
 from joblib_distributed.worker.lingering import Lingering
 from joblib_distributed.worker.supplies import serve
 
+#: Bytes of a piece of a result that comes through the store, if the driver sees it; it is
+#: the user's to write to in any case. As `LEAST_AGAIN`. A guess.
+LEAST_RESULT = 2**16
+
 
 class BufferMissingError(LookupError):
     """A buffer is not on this host: it is to be brought, and the task sent again."""
@@ -126,7 +130,7 @@ def pack_result(value: object, sharing: Sharing | None) -> Outcome:
         return Outcome(Kind.VALUE, 0.0, pack(value))
     store = host_store(sharing.temp_folder)
     if store.identity == sharing.host:
-        apart = pack_apart(value, sharing.least)
+        apart = pack_apart(value, min(sharing.least, LEAST_RESULT))
         names: list[str] = []
         with shielded():
             try:
