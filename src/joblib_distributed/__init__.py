@@ -10,18 +10,23 @@ General layout
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
 
 import joblib as _joblib
 
 from joblib_distributed import errors
 from joblib_distributed.data.payload import _invoke as _invoke  # pickles refer to it
+from joblib_distributed.data.wire import SENT as _SENT
 from joblib_distributed.driver.backend import DaskDistributedBackend
 from joblib_distributed.driver.sources import get_client, shutdown
 from joblib_distributed.driver.traffic import Traffic, traffic_of_last_call
 from joblib_distributed.options import Options
 
-__version__ = _version("joblib-distributed")
+try:
+    __version__ = _version("joblib-distributed")
+except _PackageNotFoundError:
+    __version__ = _SENT
 
 #: Names under which the backend is registered when this package is imported.
 BACKEND_NAMES = ("dask.distributed", "distributed")

@@ -6,6 +6,7 @@
     +-- OptionNameError (TypeError)         an option that does not exist
     +-- OptionTypeError (TypeError)         an option of the wrong type
     +-- OptionValueError (ValueError)       an option with a value that cannot be
+    +-- SpecError (ValueError)              a file that describes no cluster
     +-- ClusterError (RuntimeError)         the cluster as a whole cannot serve the call
     |   +-- SchedulerUnreachableError (OSError)
     |   +-- NoWorkersError (TimeoutError)
@@ -45,6 +46,10 @@ class OptionTypeError(JoblibDistributedError, TypeError):
 
 class OptionValueError(JoblibDistributedError, ValueError):
     """An option has a value of the right type that makes no sense."""
+
+
+class SpecError(JoblibDistributedError, ValueError):
+    """A file describes no cluster, or none that can be started."""
 
 
 class ClusterError(JoblibDistributedError, RuntimeError):

@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -71,6 +72,23 @@ class Options:
     cap_n_jobs : bool
         Whether ``n_jobs`` limits the number of tasks that run at a time. If false,
         a call always uses the whole cluster.
+    initializer : callable, optional
+        Called once in each worker process, with `initargs`, before its first task of a
+        call with this option; in those that join later, too. What it raises is raised by
+        the call.
+    initargs : list or tuple, optional
+        Small: they are sent with each batch.
+    modules : bool, or list or tuple of str or module
+        Whether your own modules reach the workers: those beside the script, of editable
+        installs, and any others that are not among the installed ones. A list names
+        more that are to. What has compiled parts has to be installed on the workers.
+    output : bool or "prefix"
+        Whether what tasks print, and log by `logging`, is shown here, as it comes.
+        "prefix": each line says which task it is of.
+    progress : bool or "auto"
+        Whether to show how far each call is: a bar in a terminal or a notebook, lines
+        elsewhere, on stderr. "auto": for calls of more than two seconds, where there is
+        a terminal or a notebook. Calls inside of tasks are not shown.
 
     Raises
     ------
@@ -95,6 +113,11 @@ class Options:
     race_stragglers: bool = False
     scheduler_timeout: float = 300
     cap_n_jobs: bool = True
+    initializer: Callable[..., object] | None = None
+    initargs: Sequence[Any] = ()
+    modules: bool | Sequence[Any] = True
+    output: bool | str = True
+    progress: bool | str = False
 
     def __post_init__(self) -> None:
         _check_host(self.scheduler_host)
@@ -115,6 +138,18 @@ class Options:
         _check_flag("cap_n_jobs", self.cap_n_jobs)
         _check_resources(self.resources)
         _check_workers(self.workers, self.allow_other_workers)
+        _check_initializer(self.initializer, self.initargs)
+        object.__setattr__(self, "modules", _checked_modules(self.modules))
+        if self.output != "prefix" and not isinstance(self.output, bool):
+            raise OptionTypeError(
+                f'output must be True, False or "prefix", got {self.output!r} '
+                f"({type(self.output).__name__})."
+            )
+        if self.progress != "auto" and not isinstance(self.progress, bool):
+            raise OptionTypeError(
+                f'progress must be True, False or "auto", got {self.progress!r} '
+                f"({type(self.progress).__name__})."
+            )
         scatter = () if self.scatter is None else self.scatter
         if not isinstance(scatter, (list, tuple)):
             raise OptionTypeError(
@@ -192,7 +227,10 @@ class Options:
         cluster is kept; nor is data, which is with the task already.
         """
         return dataclasses.replace(
-            self.portable(), scheduler_host=None, priority=self.priority + 1
+            self.portable(),
+            scheduler_host=None,
+            priority=self.priority + 1,
+            progress=False,
         )
 
 
@@ -226,6 +264,12 @@ class Memory(NamedTuple):
         return cls(keywords.get("max_nbytes"), mode, folder)
 
 
+#: What `joblib.parallel_config` itself takes, and may be meant.
+_JOBLIB_NAMES = (
+    "n_jobs", "verbose", "temp_folder", "max_nbytes", "mmap_mode", "prefer", "require",
+    "inner_max_num_threads",
+)  # fmt: skip
+
 #: Names of all options, in the order of the documentation.
 NAMES = tuple(field.name for field in dataclasses.fields(Options))
 
@@ -247,10 +291,11 @@ def check_names(keywords: Mapping[str, Any]) -> None:
 
 def _nearest(name: str) -> str:
     """Return the option that is probably meant."""
-    alike = difflib.get_close_matches(name, NAMES, n=1)
-    containing = [option for option in NAMES if name and name in option]
+    known = (*NAMES, *_JOBLIB_NAMES)
+    alike = difflib.get_close_matches(name, known, n=1)
+    containing = [option for option in known if name and name in option]
     return (
-        alike or containing or difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)
+        alike or containing or difflib.get_close_matches(name, known, n=1, cutoff=0.0)
     )[0]
 
 
@@ -267,6 +312,34 @@ def _check_host(host: object) -> None:
             "scheduler_host is an empty string. Leave it out to use the current "
             "client or an embedded cluster, or give 'HOST:PORT'."
         )
+
+
+def _check_initializer(initializer: object, arguments: object) -> None:
+    if initializer is not None and not callable(initializer):
+        raise OptionTypeError(
+            "initializer must be a function to be called in each worker process, got "
+            f"{initializer!r} ({type(initializer).__name__})."
+        )
+    if not isinstance(arguments, (list, tuple)):
+        raise OptionTypeError(
+            f"initargs must be a list or tuple, got {type(arguments).__name__}: write "
+            "initargs=(value,) for a single argument."
+        )
+
+
+def _checked_modules(modules: object) -> bool | tuple[str, ...]:
+    if isinstance(modules, bool):
+        return modules
+    names = [
+        each.__name__ if isinstance(each, types.ModuleType) else each
+        for each in (modules if isinstance(modules, (list, tuple)) else [None])
+    ]
+    if not all(isinstance(name, str) for name in names):
+        raise OptionTypeError(
+            "modules must be True, False, or a list of modules or of their names, got "
+            f"{modules!r} ({type(modules).__name__})."
+        )
+    return tuple(map(str, names))
 
 
 def _check_count(name: str, value: object, least: int, optional: bool = False) -> None:

@@ -69,13 +69,14 @@ def test_module_that_the_worker_lacks(tmp_path: Path) -> None:
         sys.path.remove(str(tmp_path))
     for task in (delayed(only_here.f)(), delayed(nothing)(only_here.C())):
         with pytest.raises(ModuleNotFoundError, match="only_here") as caught:
-            Parallel(n_jobs=2)([delayed(nothing)(0), task])
+            Parallel(n_jobs=2, modules=False)([delayed(nothing)(0), task])
         story = str(caught.value.__cause__)
         name = "f" if task[0] is only_here.f else "nothing"
         assert f"Task 1 ({name}) could not be unpickled on worker tls://127." in story
         assert "ModuleNotFoundError: No module named 'only_here'" in story
         if sys.version_info >= (3, 11):
             assert "install it on every worker" in caught.value.__notes__[0]
+    del sys.modules["only_here"]
 
 
 def test_result_that_cannot_be_pickled() -> None:

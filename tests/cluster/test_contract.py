@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -369,3 +369,28 @@ def test_subclass_keeps_its_class_and_attributes(embedded_client: Client) -> Non
         for _ in range(2):
             assert Parallel(n_jobs=2)(delayed(abs)(-i) for i in range(3)) == [0, 1, 2]
     assert Counting.started == ["mine", "mine"]
+
+
+# --------------------------------------------------------------------------- progress
+@pytest.mark.parametrize("calls_are", [list, iter])
+def test_progress_is_told_to_a_log(
+    backend: Client, capsys: pytest.CaptureFixture[str], calls_are: Callable[..., Any]
+) -> None:
+    calls = calls_are([delayed(abs)(-i) for i in range(30)])
+    with joblib.parallel_config(backend="dask.distributed", n_workers=2, progress=True):
+        assert Parallel(n_jobs=2)(calls) == list(range(30))
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("abs: 100%|##########| 30/30 [")
+    assert last.endswith(", 2 threads]")
+
+
+def test_progress_of_a_call_that_fails_ends_where_it_was(
+    backend: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (
+        joblib.parallel_config(backend="dask.distributed", n_workers=2, progress=True),
+        pytest.raises(TypeError),
+    ):
+        Parallel(n_jobs=2)([delayed(abs)("x") for _ in range(3)])
+    for line in capsys.readouterr().err.splitlines():
+        assert line.startswith("abs: ")

@@ -165,9 +165,11 @@ def test_joblib_raises_at_last_what_was_withheld(
     first, second = ValueError("first"), ValueError("second")
     wait_for_results = joblib_hooks.wait_for_results
 
-    def withhold(parallel: Any, arrived: Any, withheld: list[Exception]) -> None:
+    def withhold(
+        parallel: Any, arrived: Any, withheld: list[Exception], look: Any
+    ) -> None:
         withheld += [first, second]
-        wait_for_results(parallel, arrived, withheld)
+        wait_for_results(parallel, arrived, withheld, look)
 
     monkeypatch.setattr(joblib_hooks, "wait_for_results", withhold)
     parallel = Parallel(n_jobs=2, return_as=return_as)

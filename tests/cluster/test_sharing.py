@@ -492,7 +492,9 @@ def test_a_buffer_stays_mapped_between_two_batches(shared_worker: Client) -> Non
                 seen.append(ask(shared_worker, stored_in))
             yield delayed(place_of)(array)
 
-    with joblib.parallel_config(backend="dask.distributed", client=shared_worker):
+    with joblib.parallel_config(
+        backend="dask.distributed", client=shared_worker, modules=False
+    ):
         places = Parallel(n_jobs=2, batch_size=1, pre_dispatch=1)(tasks())
     ((_, name),) = set(places)
     assert seen == [[{name}]] * 2
@@ -628,7 +630,9 @@ def machine_without_store(
 def used(cluster: CommandLineCluster) -> Iterator[Cluster]:
     """A cluster of which this process does not know yet where it is."""
     host = cluster.address
-    with joblib.parallel_config(backend="dask.distributed", scheduler_host=host):
+    with joblib.parallel_config(
+        backend="dask.distributed", scheduler_host=host, modules=False
+    ):
         yield find_cluster(Options(scheduler_host=host))
     joblib_distributed.get_client(scheduler_host=host).close()
 
@@ -675,6 +679,7 @@ def test_another_machine_is_sent_scattered_objects(elsewhere: Cluster) -> None:
         backend="dask.distributed",
         scheduler_host=elsewhere.client.scheduler.address,
         scatter=[model, array],
+        modules=False,
     ):
         found = Parallel()(delayed(sum_and_look)(model, array) for _ in range(4))
     assert [total for total, _ in found] == [sum(range(500_000))] * 4

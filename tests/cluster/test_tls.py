@@ -188,8 +188,9 @@ def large(seed: int) -> np.ndarray[Any, Any]:
 
 def on(client: Client, *workers: str) -> Any:
     """Choose workers by name: dask takes those with the others."""
+    # The traffic of large data alone is looked at.
     return joblib.parallel_config(
-        "dask.distributed", client=client, workers=list(workers), n_jobs=2
+        "dask.distributed", client=client, workers=list(workers), n_jobs=2, modules=False
     )
 
 

@@ -178,13 +178,13 @@ def test_an_iterable_that_becomes_fast_is_read_further() -> None:
 
 # -------------------------------------------------------------------------- the box
 def test_a_box_is_the_same_for_few_threads() -> None:
-    assert [BatchPolicy(threads).box for threads in (1, 4, 62)] == [BOX] * 3
+    assert [BatchPolicy(threads).box for threads in (1, 4, 31)] == [BOX] * 3
 
 
 def test_the_box_grows_with_many_threads() -> None:
     """One scheduler serves them all."""
     assert BatchPolicy(63).box == 63 * BOX_PER_THREAD > BOX
-    assert BatchPolicy(1000).box == pytest.approx(3.2)
+    assert BatchPolicy(1000).box == pytest.approx(6.4)
 
 
 def test_patience_is_a_multiple_of_the_box() -> None:
@@ -197,7 +197,7 @@ def test_batches_fill_the_box_of_many_threads() -> None:
     policy = policy_of_milliseconds(1)
     assert (policy.batch_size(), policy.next_size(10**6, 0)) == (200, 200)
     policy.threads = 125
-    assert (policy.batch_size(), policy.next_size(10**6, 0)) == (400, 400)
+    assert (policy.batch_size(), policy.next_size(10**6, 0)) == (800, 800)
 
 
 # ----------------------------------------------------------------- what is sent at a time
@@ -227,7 +227,7 @@ def test_a_task_that_takes_half_the_box_is_not_long() -> None:
 
 def test_what_is_long_depends_on_the_box() -> None:
     assert policy_after(1, 0.3, 0, threads=4).next_size(1000, 9) == 1
-    assert policy_after(1, 0.15, 0, threads=100).next_size(1000, 9) == 2
+    assert policy_after(1, 0.15, 0, threads=100).next_size(1000, 9) == 4
 
 
 def test_large_arguments_are_as_long_tasks() -> None:

@@ -25,6 +25,7 @@ from joblib_distributed.data.buffers import (
     Again,
     Apart,
     Digest,
+    EveryTime,
     name_of,
     pack_apart,
     size_of,
@@ -573,7 +574,10 @@ def test_pieces_may_be_of_any_kind() -> None:
 
 # ------------------------------------------------------------------ what comes again
 def taken_apart(again: Again | None, value: Any) -> Apart:
-    return pack_apart(value, 10 * LEAST_AGAIN, again=again)
+    apart = pack_apart(value, 10 * LEAST_AGAIN, again=again)
+    if again is not None:
+        again.settle()
+    return apart
 
 
 @pytest.mark.parametrize(
@@ -604,11 +608,45 @@ def test_an_array_that_comes_again_is_handed_over(array: Any) -> None:
         )
 
 
-def test_what_is_handed_over_is_what_it_is_by_then() -> None:
+def test_what_has_changed_comes_for_the_first_time() -> None:
     again, array = Again(), np.zeros(LEAST_AGAIN // 8)
     taken_apart(again, array)
     array += 1
+    assert taken_apart(again, array).buffers == []
     assert bytes(taken_apart(again, array).buffers[0]) == array.tobytes()
+
+
+def test_what_is_made_anew_each_time_does_too() -> None:
+    again = Again()
+    fresh = (np.random.default_rng(i).random(LEAST_AGAIN // 8) for i in range(20))
+    assert [taken_apart(again, array).buffers for array in fresh] == [[]] * 20
+
+
+def read_only() -> Any:
+    array = np.arange(LEAST_AGAIN // 8, dtype=float)[::-1]
+    array.flags.writeable = False
+    return array
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        read_only(),
+        np.ma.MaskedArray(np.zeros(LEAST_AGAIN // 8)),
+        np.zeros(LEAST_AGAIN // 8).reshape(1, -1).view(np.matrix),
+    ],
+    ids=["read-only", "masked", "matrix"],
+)
+def test_what_would_be_rebuilt_otherwise_is_left_to_numpy(value: Any) -> None:
+    again = Again()
+    expected = pickle.loads(pickle.dumps(value, 5))
+    for _ in range(3):
+        apart = taken_apart(again, value)
+        found = unpack_apart(apart.packed, [bytearray(view) for view in apart.buffers])
+        assert type(found) is type(expected)
+        assert found.flags.writeable == expected.flags.writeable
+        assert np.shape(np.ma.getmask(found)) == np.shape(np.ma.getmask(expected))
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_little_that_comes_again_is_not() -> None:
@@ -638,10 +676,19 @@ def test_not_everything_that_came_is_remembered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(buffers, "_REMEMBERED", 2)
-    again, owners = Again(), [object() for _ in range(3)]
+    again = Again()
+    contents = [memoryview(bytes([i]) * LEAST_AGAIN) for i in range(3)]
 
     def comes(number: int) -> bool:
-        return again.has_come(owners[number], LEAST_AGAIN)
+        found = again.has_come(contents[number])
+        again.settle()
+        return found
 
     assert [comes(i) for i in (0, 1, 0, 2)] == [False, False, True, False]
     assert [comes(i) for i in (0, 2, 1)] == [True, True, False]
+
+
+def test_all_that_is_not_small_is_handed_over_every_time() -> None:
+    every = EveryTime()
+    assert len(taken_apart(every, np.zeros(LEAST_AGAIN // 8)).buffers) == 1
+    assert taken_apart(every, np.zeros(LEAST_AGAIN // 8 - 1)).buffers == []

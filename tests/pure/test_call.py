@@ -1535,7 +1535,7 @@ def test_cluster_without_threads_strands_every_attempt(constrained: bool) -> Non
     assert [i.task for i in instructions if isinstance(i, DeliverError)] == tasks
     assert message(instructions[1]) == (
         "Task 0 (f) found no worker for 2.5 seconds (wait_for_workers_timeout=2.5): the "
-        "cluster has no worker left. Start workers, or raise that option."
+        "cluster has no worker. Start workers, or raise that option."
     )
     assert call.undelivered == 0
 

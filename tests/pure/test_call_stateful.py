@@ -824,7 +824,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if self.is_raced(key, gone):
             attempt.race.keys.discard(key)
             return
-        phrase = "has no worker left"
+        phrase = "has no worker"
         if looked.threads:
             phrase = "resources= allow" if looked.constrained else "probably paused"
         for task in attempt.tasks:

@@ -78,7 +78,7 @@ class UnheardClient:
     ids=repr,
 )
 def test_a_lost_connection_is_no_answer_of_a_worker(error: Exception) -> None:
-    assert asyncio.run(checks._ask_worker(UnheardClient(error), "tcp://a:1")) is None
+    assert asyncio.run(checks._ask_worker(UnheardClient(error), "a", False)) is None
 
 
 def test_workers_that_are_gone_are_forgotten() -> None:

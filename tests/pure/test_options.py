@@ -36,6 +36,11 @@ DEFAULTS = {
     "race_stragglers": False,
     "scheduler_timeout": 300,
     "cap_n_jobs": True,
+    "initializer": None,
+    "initargs": (),
+    "modules": True,
+    "output": True,
+    "progress": False,
 }
 
 
@@ -95,6 +100,10 @@ def test_options_are_frozen() -> None:
         ("scheduler_timeout", 2.5),
         ("scheduler_timeout", math.inf),
         ("cap_n_jobs", False),
+        ("initializer", print),
+        ("initargs", (1, "a")),
+        ("progress", True),
+        ("progress", "auto"),
     ],
     ids=str,
 )
@@ -335,6 +344,11 @@ def test_value_is_taken_as_it_is(name: str, value: object) -> None:
             "cap_n_jobs must be True or False, got 'yes' (str).",
         ),
         (
+            {"progress": "yes"},
+            OptionTypeError,
+            "progress must be True, False or \"auto\", got 'yes' (str).",
+        ),
+        (
             {"scatter": "abc"},
             OptionTypeError,
             "scatter must be a list/tuple, got `str`: write scatter=[X] for a single "
@@ -469,6 +483,9 @@ def test_numbers_of_numpy_become_plain_ones() -> None:
         ("allow_other_worker", "allow_other_workers"),
         ("scater", "scatter"),
         ("Client", "client"),
+        ("tmp_folder", "temp_folder"),
+        ("initialiser", "initializer"),
+        ("max_bytes", "max_nbytes"),
     ],
 )
 def test_unknown_name_is_told_the_nearest(wrong: str, nearest: str) -> None:
@@ -531,6 +548,11 @@ EVERYTHING: dict[str, Any] = {
     "race_stragglers": True,
     "scheduler_timeout": 60,
     "cap_n_jobs": False,
+    "initializer": print,
+    "initargs": (1,),
+    "modules": ("colorsys",),
+    "output": "prefix",
+    "progress": True,
 }
 
 
@@ -548,6 +570,7 @@ def test_nested_options_name_no_cluster_and_run_first() -> None:
         "scatter": (),
         "scheduler_host": None,
         "priority": 6,
+        "progress": False,
     }
     assert nested.nested().priority == 7
 
@@ -672,3 +695,34 @@ def test_a_preference_is_kept_for_those_that_report(
 def test_a_host_that_has_the_buffers_is_preferred_among_those_that_report() -> None:
     assert Options().preferring("tcp://two:1").avoiding(ALIVE).workers == ["tcp://two:1"]
     assert Options().preferring("tcp://frozen:1").avoiding(ALIVE).workers == ALIVE
+
+
+# ---------------------------------------------------------------- modules and output
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (True, True),
+        (False, False),
+        ([], ()),
+        (["a.b", dataclasses], ("a.b", "dataclasses")),
+        (("a",), ("a",)),
+    ],
+)
+def test_modules_are_kept_by_name(given: Any, kept: object) -> None:
+    assert Options(modules=given).modules == kept
+
+
+@pytest.mark.parametrize("given", [None, "a", 3, [3], dataclasses])
+def test_modules_are_named_in_a_list(given: Any) -> None:
+    with pytest.raises(OptionTypeError) as caught:
+        Options(modules=given)
+    assert "modules must be True, False, or a list" in str(caught.value)
+    assert repr(given) in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [None, "yes", 1, "PREFIX"])
+def test_output_is_shown_or_not(given: Any) -> None:
+    with pytest.raises(OptionTypeError) as caught:
+        Options(output=given)
+    assert 'output must be True, False or "prefix"' in str(caught.value)
+    assert repr(given) in str(caught.value)

@@ -369,8 +369,8 @@ def test_error_of_a_module_that_is_missing_has_a_note(stage: Stage, failed: str)
     expected = (
         f"Task 3 (f) {failed} on worker {WORKER}: builtins.ModuleNotFoundError: No "
         "module named 'x'. If a module is missing, install it on every worker, in the "
-        "version used here; one of your own can also be put on the workers' PYTHONPATH, "
-        "or sent with dask's client.upload_file."
+        "version used here; one of your own is sent if modules=[...] names it, "
+        "unless it has compiled parts."
     )
     assert arrived.__notes__ == [expected]  # type: ignore[attr-defined]
     assert str(arrived.__cause__).startswith(f"\n{expected}\n\nTraceback ")

@@ -13,8 +13,9 @@ import pytest
 from distributed import Status
 from joblib.parallel import SequentialBackend
 
+from joblib_distributed.data.batch import BatchPayload, CallContext
 from joblib_distributed.data.outcome import Kind, Outcome, unpack_plain, unpack_report
-from joblib_distributed.data.payload import BatchPayload, CallContext, Packer, pack
+from joblib_distributed.data.payload import Packer, pack
 from joblib_distributed.worker import buffers, recall, run
 from joblib_distributed.worker.recall import Agenda, Row
 from joblib_distributed.worker.run import run_batch

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from distributed.scheduler import KilledWorker
 
+from joblib_distributed.data.wire import wire_format
 from joblib_distributed.driver import refusals
 from joblib_distributed.errors import (
     ClusterClosedError,
@@ -121,6 +124,40 @@ def test_who_could_not_be_asked_has_not_answered(answer: object) -> None:
 def test_who_cannot_run_tasks_is_refused(answer: object) -> None:
     with pytest.raises(EnvironmentMismatchError, match=f"tcp://there:1.*{answer}"):
         refusals.check_answer("tcp://there:1", answer)
+
+
+def test_who_can_run_tasks_is_taken() -> None:
+    answer = (*sys.version_info[:2], wire_format())
+    assert refusals.check_answer("tcp://there:1", answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((2, 7, wire_format()), "runs Python 2.7, this process Python 3"),
+        ((2, 7), "runs Python 2.7, this process Python 3"),
+        ((*sys.version_info[:2], "another"), "has a version of joblib-distributed that"),
+        (sys.version_info[:2], "has a version of joblib-distributed that"),
+    ],
+)
+def test_who_talks_another_way_is_refused(answer: object, message: str) -> None:
+    with pytest.raises(EnvironmentMismatchError) as caught:
+        refusals.check_answer("tcp://there:1", answer)
+    assert f"Worker tcp://there:1 {message}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (ModuleNotFoundError("No module named 'joblib_distributed'"), True),
+        (ModuleNotFoundError("No module named 'joblib'"), False),
+        (ImportError("'joblib_distributed' is broken"), False),
+        ((3, 11, "x"), False),
+        (None, False),
+    ],
+)
+def test_who_lacks_us_altogether(answer: object, expected: bool) -> None:
+    assert refusals.lacks_us(answer) is expected
 
 
 class WorkerState:

@@ -19,6 +19,7 @@ import pytest
 from joblib.parallel import SequentialBackend, ThreadingBackend
 
 from joblib_distributed.data import host
+from joblib_distributed.data.batch import BatchPayload, CallContext, Surroundings
 from joblib_distributed.data.buffers import name_of
 from joblib_distributed.data.host import HostStore, host_store
 from joblib_distributed.data.outcome import (
@@ -33,7 +34,7 @@ from joblib_distributed.data.outcome import (
     unpack_report,
     unpack_value,
 )
-from joblib_distributed.data.payload import BatchPayload, CallContext, Packer, pack
+from joblib_distributed.data.payload import Packer, pack
 from joblib_distributed.data.store import Buffer
 from joblib_distributed.data.tasks import (
     PLAIN_TEXT,
@@ -43,6 +44,7 @@ from joblib_distributed.data.tasks import (
     Sharing,
     Tasks,
 )
+from joblib_distributed.data.wire import wire_format
 from joblib_distributed.driver.sending import Sender
 from joblib_distributed.errors import (
     ErrorTransferError,
@@ -341,7 +343,7 @@ def packed(index: int, function: Callable[..., Any], *args: object) -> PackedTas
 def batch_of(
     *tasks: Tasks, box: float | None = None, call: str = "c", context: bytes = CONTEXT
 ) -> BatchPayload:
-    return Sender(call, context, [], None).payload(tasks, False, box)
+    return Sender(call, Surroundings(context), [], None).payload(tasks, False, box)
 
 
 def shape_of(batch: BatchPayload) -> list[tuple[Kind, int]]:
@@ -602,7 +604,7 @@ class Sharer:
         #: What the driver's store, another one, has: by name, and in use.
         self.kept: dict[str, Buffer] = {}
         self._packer = Packer(1000, self._keep, scatter)
-        self._sender = Sender("c", CONTEXT, self._packer.scattered, sharing)
+        self._sender = Sender("c", Surroundings(CONTEXT), self._packer.scattered, sharing)
 
     def _keep(self, view: memoryview) -> Buffer:
         buffer = Buffer(name_of(view), view, object())
@@ -946,6 +948,6 @@ def test_no_neighbour_begins_after_one_that_swallowed_the_interrupt(
 
 
 # --------------------------------------------------------------------------------- probe
-def test_probe_says_which_python_this_is() -> None:
-    assert describe_worker() == sys.version_info[:2]
+def test_probe_says_which_python_this_is_and_how_it_talks() -> None:
+    assert describe_worker() == (*sys.version_info[:2], wire_format())
     assert pickle.loads(pickle.dumps(describe_worker)) is describe_worker

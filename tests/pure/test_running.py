@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from joblib_distributed.data.batch import Surroundings
 from joblib_distributed.data.outcome import Kind, Outcome
 from joblib_distributed.data.tasks import PackedTask
 from joblib_distributed.driver.events import (
@@ -38,6 +39,9 @@ class NotingCluster:
         self.turns = Turns()
         self.sent: list[str] = []
 
+    def listen(self, call: str, tally: object) -> str:
+        return "topic"
+
     def compute(self, collection: Any) -> Any:
         raise AssertionError("no task takes a dask collection")
 
@@ -58,7 +62,7 @@ class CallByHand:
         self.cluster = NotingCluster()
         cluster: Any = self.cluster
         self.call = RunningCall(
-            cluster, Options(), None, b"", lambda *_: True, lambda *_: 0
+            cluster, Options(), None, Surroundings(), lambda *_: True, lambda *_: 0
         )
         self.call._callbacks = dict.fromkeys(range(10), lambda _: None)
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from joblib_distributed.data.batch import BatchPayload, Surroundings
 from joblib_distributed.data.buffers import name_of
-from joblib_distributed.data.payload import BatchPayload, Packer
+from joblib_distributed.data.payload import Packer
 from joblib_distributed.data.store import Buffer
 from joblib_distributed.data.tasks import PackedTask, PlainTasks, References, Sharing
 from joblib_distributed.driver.sending import Sender
@@ -49,7 +50,9 @@ class Packed:
         self.tasks: list[PackedTask] = []
         for function, *args in items:
             self.tasks.append(packer.pack_task((function, args, {})))
-        self.sender = Sender("the call", b"context", packer.scattered, SHARING)
+        self.sender = Sender(
+            "the call", Surroundings(b"context"), packer.scattered, SHARING
+        )
 
     def payload(self, *indices: int, with_buffers: bool = False) -> BatchPayload:
         tasks = [self.tasks[i] for i in indices]
@@ -194,7 +197,7 @@ def test_scattered_objects_that_are_packed_later_are_found() -> None:
     """They are packed with the first task, after the sender was made."""
     model = ["model"]
     packer = Packer(LEAST, put, (model,))
-    sender = Sender("c", b"", packer.scattered, SHARING)
+    sender = Sender("c", Surroundings(), packer.scattered, SHARING)
     task = packer.pack_task((len, (model,), {}))
     assert set(sender.payload([task], with_buffers=False).scattered) == {0}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,18 @@ def in_thread(function: Callable[[], Any]) -> Callable[[], Any]:
         return results[0]
 
     return join
+
+
+class Careful(UserWarning):
+    """A warning with more to it than a text."""
+
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__(text, number)
+        self.number = number
+
+
+def warn_of(warning: Warning, fails: bool = False) -> None:
+    """Warn, and then fail if asked to."""
+    warnings.warn(warning, stacklevel=1)
+    if fails:
+        raise ZeroDivisionError

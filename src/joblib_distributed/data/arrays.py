@@ -31,9 +31,9 @@ _PICKLED_BY = ("__reduce__", "__reduce_ex__", "__setstate__")
 
 
 def nbytes_of(value: Any) -> int:
-    """Return the size of an array in bytes; 0 for anything else."""
+    """Return the bytes of an ordinary array that is writable; 0 of anything else."""
     numpy = sys.modules.get("numpy")
-    if numpy is None or not isinstance(value, numpy.ndarray):
+    if numpy is None or type(value) is not numpy.ndarray or not value.flags.writeable:
         return 0
     return int(value.nbytes)
 

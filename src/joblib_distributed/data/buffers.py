@@ -23,9 +23,13 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import cloudpickle
-import xxhash
 
 from joblib_distributed.data.arrays import nbytes_of, reduce_array, reduce_arrow
+
+try:
+    import xxhash
+except ImportError:  # a worker that this package was sent to
+    xxhash = None  # type: ignore[assignment]
 
 #: Pickle protocol of everything we send: the newest that Python 3.10 to 3.13 share.
 PROTOCOL = 5
@@ -53,35 +57,41 @@ class _InputFound(Exception):  # noqa: N818 - no error
 
 
 class Again:
-    """Finds out which buffers come again and again, of those that are not large.
+    """Knows which buffers have come before, of those that are not large.
 
-    By the object whose memory it is, which may be another one by now: this says only what
-    is worth a look.
+    By their content: what is made anew for each task, or has changed, comes for the first
+    time.
     """
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[tuple[int, int, bool], None] = OrderedDict()
-        #: Bytes of what is going to be asked about, and has come; 0 for nothing.
-        self.expected = 0
+        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._now: list[str] = []
 
-    def has_come(self, owner: object, nbytes: int, is_whole: bool = False) -> bool:
-        """Whether so much of an object's has probably come before; it has from now on.
-
-        Its memory, or itself as a whole.
-        """
-        if nbytes < LEAST_AGAIN:
+    def has_come(self, view: memoryview) -> bool:
+        """Whether a buffer has come with something else before."""
+        if view.nbytes < LEAST_AGAIN:
             return False
-        if nbytes == self.expected and not is_whole:
-            self.expected = 0
+        name = name_of(view)
+        if name in self._seen:
+            self._seen.move_to_end(name)
             return True
-        key = id(owner), nbytes, is_whole
-        if key in self._seen:
-            self._seen.move_to_end(key)
-            return True
-        self._seen[key] = None
+        self._now.append(name)
+        return False
+
+    def settle(self) -> None:
+        """Take note that what was asked about has come."""
+        self._seen.update(dict.fromkeys(self._now))
+        self._now.clear()
         while len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
-        return False
+
+
+class EveryTime(Again):
+    """Says of all buffers that are not small that they have come before."""
+
+    def has_come(self, view: memoryview) -> bool:
+        """Whether a buffer is not small."""
+        return view.nbytes >= LEAST_AGAIN
 
 
 def _offer(
@@ -89,9 +99,7 @@ def _offer(
 ) -> bool:
     """Return whether pickle is to keep a buffer in its own bytes."""
     view = buffer.raw()
-    if view.nbytes < least and (
-        again is None or not again.has_come(view.obj, view.nbytes)
-    ):
+    if view.nbytes < least and (again is None or not again.has_come(view)):
         return True
     found.append(view)
     return False
@@ -129,13 +137,16 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return super().reducer_override(value) if reduced is NotImplemented else reduced
 
     def _reduce_again(self, value: Any, again: Again) -> Any:
-        """Have an array that comes again hand over the memory that numpy would copy."""
-        nbytes = nbytes_of(value)
-        if nbytes >= self._least or not again.has_come(value, nbytes, True):
+        """Have an array that comes again hand over the memory that numpy would copy.
+
+        Of those alone that are rebuilt as numpy would: of its own class, and writable.
+        """
+        if not LEAST_AGAIN <= nbytes_of(value) < self._least:
             return NotImplemented
-        # Its memory, or a copy of it, is offered next, and may never have come before.
-        again.expected = nbytes
-        return reduce_array(value, LEAST_AGAIN)
+        reduced = reduce_array(value, LEAST_AGAIN)
+        if reduced is NotImplemented or not again.has_come(reduced[1][0].raw()):
+            return NotImplemented
+        return reduced
 
 
 class _AskedPickler(_Pickler):
@@ -363,17 +374,24 @@ def check(copied: bytes | bytearray, sealed: bytes) -> None:
 def name_of(view: memoryview) -> str:
     """Name a buffer after its content: equal names, equal bytes.
 
-    128 bits of xxh3 and the size. Not safe against somebody who looks for two contents
-    of one name: buffers are data, and a pickle that lies in one is sealed.
+    128 bits of xxh3 and the size. Where that is not installed, of BLAKE2: the same
+    content then has two names, if hosts of both kinds name it. Not safe against somebody
+    who looks for two contents of one name: buffers are data, and a pickle that lies in
+    one is sealed.
     """
-    return f"{xxhash.xxh3_128_hexdigest(view)}-{view.nbytes}"
+    digest = Digest()
+    digest.update(view)
+    return digest.name
 
 
 class Digest:
     """The name of a buffer that comes in pieces."""
 
     def __init__(self) -> None:
-        self._hash = xxhash.xxh3_128()
+        self._hash: Any = hashlib.blake2b(digest_size=16)
+        self._prefix = "b"
+        if xxhash is not None:
+            self._hash, self._prefix = xxhash.xxh3_128(), ""
         self._nbytes = 0
 
     def update(self, piece: memoryview) -> None:
@@ -384,7 +402,7 @@ class Digest:
     @property
     def name(self) -> str:
         """What `name_of` returns for all of them together."""
-        return f"{self._hash.hexdigest()}-{self._nbytes}"
+        return f"{self._prefix}{self._hash.hexdigest()}-{self._nbytes}"
 
 
 def size_of(name: str) -> int:

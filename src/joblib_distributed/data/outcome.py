@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 from joblib_distributed.data.buffers import PROTOCOL, pack, unpack_apart
 from joblib_distributed.data.payload import text_of
+from joblib_distributed.data.printed import Chunk, chunk_of, plain
+from joblib_distributed.data.warned import Warned
 from joblib_distributed.errors import (
     ErrorTransferError,
     RemoteTraceback,
@@ -40,6 +42,8 @@ class Stage(enum.IntEnum):
     UNPACK = 0
     RUN = 1
     PACK_RESULT = 2
+    #: Before it: the initializer of its worker has failed.
+    INITIALIZE = 3
 
 
 class Outcome(NamedTuple):
@@ -95,6 +99,10 @@ class Report(NamedTuple):
 
     worker: str
     outcomes: list[Outcome]
+    #: What they warned of.
+    warned: Sequence[Warned] = ()
+    #: The rest of what they have printed.
+    printed: Chunk | None = None
 
 
 def not_run(count: int) -> Outcome:
@@ -135,7 +143,12 @@ def _cut(outcome: Outcome, size: int) -> Outcome:
 _LENGTH = struct.Struct("<Q")
 
 
-def pack_report(worker: str, outcomes: Sequence[Outcome]) -> bytes:
+def pack_report(
+    worker: str,
+    outcomes: Sequence[Outcome],
+    warned: Sequence[Warned] = (),
+    printed: Chunk | None = None,
+) -> bytes:
     """Join outcomes into one piece: header length, header, then the packed values."""
     header = pickle.dumps(
         (
@@ -144,6 +157,8 @@ def pack_report(worker: str, outcomes: Sequence[Outcome]) -> bytes:
                 (int(o.kind), o.duration, len(o.packed), o.buffers, o.strings, o.plain)
                 for o in outcomes
             ],
+            list(map(tuple, warned)),
+            None if printed is None else plain(printed),
         ),
         protocol=PROTOCOL,
     )
@@ -157,13 +172,18 @@ def unpack_report(packed: bytes) -> Report:
     view = memoryview(packed)
     (length,) = _LENGTH.unpack_from(view)
     start = _LENGTH.size + length
-    worker, rows = pickle.loads(view[_LENGTH.size : start])
+    worker, rows, warned, printed = pickle.loads(view[_LENGTH.size : start])
     outcomes = []
     for kind, duration, size, *rest in rows:
         value = view[start : start + size]
         outcomes.append(Outcome(Kind(kind), duration, value, *rest))
         start += size
-    return Report(worker, outcomes)
+    return Report(
+        worker,
+        outcomes,
+        tuple(Warned(*fields) for fields in warned),
+        None if printed is None else chunk_of(printed),
+    )
 
 
 def pack_missing(missing: Missing) -> Outcome:
@@ -316,7 +336,7 @@ def _rebuild_users(failure: Failure, index: int, function: str) -> Exception:
 
 def _annotate(error: Exception, failure: Failure, index: int, function: str) -> None:
     """Say on the exception itself what its own text cannot."""
-    if failure.stage is Stage.UNPACK or _lacks_module(failure):
+    if failure.stage is not Stage.RUN or _lacks_module(failure):
         # Notes came with Python 3.11, and a class of the user's may refuse them.
         with contextlib.suppress(Exception):
             error.add_note(  # type: ignore[attr-defined]
@@ -331,15 +351,19 @@ def _lacks_module(failure: Failure) -> bool:
 def _story(
     failure: Failure, index: int, function: str, with_traceback: bool = True
 ) -> str:
-    if failure.stage is Stage.UNPACK or _lacks_module(failure):
+    if failure.stage is Stage.INITIALIZE:
+        story = (
+            f"Task {index} ({function}) was not run: the initializer= of its call has "
+            f"failed on worker {failure.worker}: {failure.type_name}: {failure.text}."
+        )
+    elif failure.stage is Stage.UNPACK or _lacks_module(failure):
         unpacking = failure.stage is Stage.UNPACK
         story = (
             f"Task {index} ({function}) "
             f"{'could not be unpickled' if unpacking else 'failed'} on worker "
             f"{failure.worker}: {failure.type_name}: {failure.text}. If a module is "
             "missing, install it on every worker, in the version used here; one of your "
-            "own can also be put on the workers' PYTHONPATH, or sent with dask's "
-            "client.upload_file."
+            "own is sent if modules=[...] names it, unless it has compiled parts."
         )
     else:
         story = f"Task {index} ({function}) failed on worker {failure.worker}."

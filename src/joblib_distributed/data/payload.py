@@ -22,11 +22,10 @@ import functools
 import hashlib
 import importlib
 import itertools
-import math
 import pickle
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from joblib_distributed.data.buffers import (
     PROTOCOL,
@@ -44,10 +43,8 @@ from joblib_distributed.data.tasks import (
     PLAIN_NUMBERS,
     PackedTask,
     PlainTasks,
-    References,
     Scattered,
     Shared,
-    Sharing,
     Tasks,
     is_plain,
 )
@@ -57,45 +54,6 @@ from joblib_distributed.errors import NotATaskError, TaskPackingError
 #: carries state that the user's generator may change between two tasks: it is packed
 #: for each task, and equal content is sent once.
 _STATELESS = (types.FunctionType, types.BuiltinFunctionType, type)
-
-
-class BatchPayload(NamedTuple):
-    """All that a worker needs to run a batch; holds only bytes and numbers."""
-
-    #: Identifies the call; what `worker.interrupt` is told to stop.
-    call: str
-    #: Pickle of the `CallContext`.
-    context: bytes
-    #: The packed functions that `tasks` refer to.
-    functions: dict[bytes, bytes]
-    #: ``(index, function key, arguments, plain)`` of each task; those of `PlainTasks`
-    #: are one row, and `plain` is their number. It is 0 for a `PackedTask`.
-    tasks: tuple[tuple[int, bytes, bytes, int], ...]
-    #: Buffers that arguments refer to, by index, and functions, by key.
-    references: dict[int | bytes, References] = {}  # noqa: RUF012 - never changed
-    #: The scattered objects that those refer to, by position: the fields of `Scattered`.
-    scattered: dict[int, tuple[bytes, References, bytes]] = {}  # noqa: RUF012 - never changed
-    #: None if nothing is shared.
-    sharing: Sharing | None = None
-    #: Buffers that are sent along, by name, because a host has not got them.
-    buffers: dict[str, bytes] = {}  # noqa: RUF012 - never changed
-    #: Inputs that arguments refer to, by position: on the way, a place for each.
-    inputs: dict[int, Any] = {}  # noqa: RUF012 - never changed
-    #: Seconds after which the tasks not begun are given back, if any has been run.
-    box: float = math.inf
-    #: Key of the attempt; what `worker.recall` and `worker.interrupt` are told.
-    attempt: str = ""
-
-
-class CallContext(NamedTuple):
-    """What every task of a call finds around itself on the worker."""
-
-    #: Backend of nested calls, a joblib `ParallelBackendBase`.
-    nested_backend: Any
-    #: ``n_jobs`` of nested calls that do not name one.
-    nested_n_jobs: int | None
-    #: Limit on the threads of BLAS and OpenMP libraries, if any.
-    inner_max_num_threads: int | None
 
 
 class _Invocation:
@@ -308,6 +266,8 @@ class Packer:
 
     def _pack(self, value: object) -> tuple[bytes, Shared]:
         apart = pack_apart(value, self._least, self._positions, self._inputs, self._again)
+        if self._again is not None:
+            self._again.settle()
         return apart.packed, self._share(apart)
 
     def _pack_scattered(self, value: object) -> Scattered:

@@ -336,9 +336,16 @@ def _is_buffer(name: str) -> bool:
     return not (name == HOST or name.endswith((PART, OWNER)) or RESULT in name)
 
 
+#: Bytes of a result that is mapped rather than read: a process has 65,530 mappings at
+#: most, and needs them for other things, too. joblib's ``max_nbytes``.
+LEAST_MAPPED = 2**20
+
+
 def _map_or_read(descriptor: int, nbytes: int) -> memoryview:
-    """Return a file as private memory, read where no more files can be mapped."""
+    """Return a file as private memory; read if it is small, or no more can be mapped."""
     try:
+        if nbytes < LEAST_MAPPED:
+            raise OSError("too small to be mapped")
         return map_file(descriptor, nbytes, private=True)
     except OSError:
         content = bytearray(nbytes)

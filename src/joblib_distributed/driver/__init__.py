@@ -4,12 +4,17 @@ Layout, top to bottom; each imports only what is below it::
 
     backend.py      joblib's contract, translated
     running.py      one live call: its threads, carrying out what call.py says
+    progress.py     a line or bar that says how far a call is
+    surroundings.py what all tasks of a call find around themselves; pure
     intake.py       takes tasks from joblib, packs them, stores their large data
     ahead.py        has joblib hand over more tasks than it would by itself
     results.py      what joblib's callbacks are called with; pure
     sending.py      what is sent of a batch, and with it; pure
     sent.py         when the attempts of a call were sent; pure
     inputs.py       dask futures and collections among the arguments
+    records.py      what the calls of this process have done, summed up; pure
+    tally.py        what is counted of one call; pure
+    spans.py        when workers were at work; pure
     traffic.py      how much large data a call shared, and how much of it travelled
     call.py         one call's ledger: events in, instructions out; pure
     verdicts.py     what is said of a task that failed for a reason of ours; pure
@@ -25,11 +30,15 @@ Layout, top to bottom; each imports only what is below it::
     known.py        what all calls on one cluster know of it together
     absence.py      tells the user that there is no worker
     latency.py      how soon the engine passes on what it is given
+    printing.py     shows what tasks print
     recalling.py    asks workers for what they have not begun
     looks.py        what the scheduler says of attempts
     fetching.py     fetches what attempts have given
     reconnecting.py what happens when a client loses its scheduler
+    survey.py       what every process of a cluster says of itself
+    fitness.py      whether those can run calls; pure
     checks.py       makes sure that a cluster can run tasks
+    ourselves.py    sends this package to workers that do not have it
     keys.py         keys of attempts, and what they tell; pure
     attendance.py   which workers are there, and report
     heartbeats.py   which workers have stopped reporting; pure
@@ -40,6 +49,7 @@ Layout, top to bottom; each imports only what is below it::
     embedded.py     the cluster we start when there is none
     certificate.py  what its processes know each other by
     turns.py        one suspect at a time of all calls of this process on a cluster
+    own_modules.py  which modules are the user's own, so that workers lack them
     telling.py      tells the user what goes on
     seceding.py     leaving the worker's thread pool while a nested call waits
     joblib_hooks.py the only module that touches joblib's private names

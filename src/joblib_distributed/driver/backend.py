@@ -8,6 +8,7 @@ answers with a backend of its own for that one, through `FallbackToBackend`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,13 +20,17 @@ from joblib.parallel import (
     SequentialBackend,
 )
 
-from joblib_distributed.data.buffers import pack
+from joblib_distributed.data.batch import CallContext
 from joblib_distributed.data.host import host_store
-from joblib_distributed.data.payload import CallContext
 from joblib_distributed.data.tasks import Sharing
+from joblib_distributed.data.warned import issue
 from joblib_distributed.driver import joblib_hooks, telling
 from joblib_distributed.driver.batching import BatchPolicy
 from joblib_distributed.driver.cluster import Cluster
+from joblib_distributed.driver.intake import Intake
+from joblib_distributed.driver.printing import Screen
+from joblib_distributed.driver.progress import Progress
+from joblib_distributed.driver.records import RECORDS
 from joblib_distributed.driver.results import Error, Values
 from joblib_distributed.driver.running import RunningCall
 from joblib_distributed.driver.seceding import seceded
@@ -34,6 +39,7 @@ from joblib_distributed.driver.sources import (
     find_cluster,
     is_fork_of_user,
 )
+from joblib_distributed.driver.surroundings import surroundings
 from joblib_distributed.driver.traffic import Traffic, note_end
 from joblib_distributed.options import Memory, Options
 from joblib_distributed.worker.accounting import account_for_mappings
@@ -128,6 +134,7 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         self._n_jobs = 1
         self._call: RunningCall | None = None
         self._memory = Memory()
+        self._close_progress: Callable[[], object] = int
         self._nested: tuple[ParallelBackendBase, int | None] | None = None
         # Whether its calls run in this thread while the cluster has no idle one.
         self._may_run_here = False
@@ -256,18 +263,20 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         cluster = self._find_cluster()
         threads = cluster.threads(self.options)
         auto = joblib_hooks.sizes_batches(self.parallel)
+        sharing = self._sharing(cluster)
         self._call = RunningCall(
             cluster=cluster,
             options=self.options,
             limit=limit,
-            context=pack(self._context()),
+            around=surroundings(self.options, self._context, sharing),
             carry_back=self._carry_back,
             dispatch_more=self._dispatch_more,
-            sharing=self._sharing(cluster),
+            sharing=sharing,
             policy=BatchPolicy(limit or threads) if auto else None,
             depth=self.depth,
             withholds=not joblib_hooks.returns_in_order(self.parallel),
         )
+        RECORDS.note_start(time.monotonic(), limit or threads)
         self._call.believes = joblib_hooks.returns_list(self.parallel)
         if joblib_hooks.grows_with_n_jobs(self.parallel):
             self._call.ahead.reads = True
@@ -275,9 +284,15 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
                 self._call.ahead.planned_for = threads
         joblib_hooks.forget_leftovers(self.parallel)
         intake = self._call.intake
-        joblib_hooks.pack_when_read(self.parallel, intake.read, intake.note_slice)
+        joblib_hooks.pack_when_read(
+            self.parallel, intake.read, intake.note_slice, intake.note_length
+        )
         arrived, withheld = self._call.arrived, self._call.withheld
-        joblib_hooks.wait_for_results(self.parallel, arrived, withheld)
+        progress = Progress(self.options.progress, telling.tell)
+        screen = Screen(self.options.output == "prefix")
+        look = functools.partial(_look, intake, progress, screen, limit or threads)
+        self._close_progress = functools.partial(look, ends=True)
+        joblib_hooks.wait_for_results(self.parallel, arrived, withheld, look)
 
     def _sharing(self, cluster: Cluster) -> Sharing | None:
         """Share large data unless all workers were found to have no store."""
@@ -362,7 +377,11 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         if self._call is not None:
             joblib_hooks.undo(self.parallel)
             self._call.stop()
-            self._tell(self._call.intake.tally.traffic)
+            with contextlib.suppress(Warning):  # as errors they come too late
+                self._close_progress()
+            tally = self._call.intake.tally
+            self._tell(tally.traffic)
+            RECORDS.note_end(time.monotonic(), tally.work, tally.traffic)
             self._call = None
 
     def _tell(self, traffic: Traffic) -> None:
@@ -376,6 +395,24 @@ class DaskDistributedBackend(ParallelBackendBase):  # type: ignore[misc]
         """Let go of the cluster; it was not made for this `Parallel` alone."""
         self.stop_call()
         self._cluster = None
+
+
+def _look(
+    intake: Intake, progress: Progress, screen: Screen, threads: int, ends: bool = False
+) -> None:
+    """Tell what there is to tell, in the thread that has asked for results."""
+    printed = intake.tally.printed
+    if ends:
+        printed.extend(intake.tally.rest_of_printed())
+    if printed:
+        progress.clear()
+    while printed:
+        screen.show(printed.popleft())
+    work = intake.tally.work
+    tell = progress.close if ends else progress.show
+    tell(intake.name, work.tasks + work.errors, intake.total, threads)
+    while intake.tally.warned:
+        issue(intake.tally.warned.popleft())
 
 
 def _rebuild(

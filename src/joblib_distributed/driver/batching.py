@@ -21,9 +21,10 @@ from joblib_distributed.driver.lanes import level
 BOX = 0.2
 
 #: Seconds of the box for each thread of the cluster: what one batch costs a scheduler,
-#: about 1.6 ms measured, so that it has half of its time left. Above 60 threads or so
-#: this is what counts.
-BOX_PER_THREAD = 0.0032
+#: about 1.6 ms measured, so that it has most of its time left: with half of this, 5,120
+#: tasks of 0.5 s on 256 threads took 12.0 s rather than 11.1. Above 30 threads or so this
+#: is what counts.
+BOX_PER_THREAD = 0.0064
 
 #: Seconds of work that are not worth being parted, and that are worth being sent to a
 #: thread that still is busy: what a batch takes to get there and back, measured.

@@ -401,7 +401,7 @@ class Call:
         self._looks.hear(attempt, event)
         self.flights.note_running(event.key, event.seconds)
         if len(racing) == 1:  # or another worker has what this one has given back
-            self._waiting.put_back(attempt.take_back(event.kept))
+            self._waiting.put_back(self.flights.take_back(event.key, event.kept))
         if all(each.is_slow for each in racing) and self._may_race(attempt):
             yield from self._race(attempt, frozenset(each.worker for each in racing))
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from joblib_distributed.data.payload import pack_invocation
-from joblib_distributed.driver import refusals
+from joblib_distributed.driver import ourselves, refusals
 from joblib_distributed.driver.losses import LOST
 from joblib_distributed.worker.probe import describe_worker
 
@@ -42,32 +42,44 @@ def check_workers(client: Any, seen: set[str], members: Callable[[], Any]) -> No
     Raises
     ------
     EnvironmentMismatchError
-        If one runs another minor version of Python, or lacks a package.
+        If one runs another minor version of Python, lacks a package, or has another
+        version of this one. It is sent to those that lack it.
     """
     deadline = time.monotonic() + ANSWER_TIMEOUT
     present = set(members())
     seen &= present
     unanswered = present - seen
     questions = {_question(client, address): address for address in unanswered}
+    sent_to: set[str] = set()
     while questions and time.monotonic() < deadline:
         done, _ = concurrent.futures.wait(questions, ANSWER_INTERVAL)
         for question in done:
-            address = questions.pop(question)
-            if refusals.check_answer(address, question.result()):
+            address, answer = questions.pop(question), question.result()
+            if refusals.lacks_us(answer) and address not in sent_to:
+                sent_to.add(address)
+                questions[_question(client, address, sends=True)] = address
+            elif refusals.check_answer(address, answer):
                 seen.add(address)
         # One that died meanwhile will not answer.
         present = set(members() if questions else ())
         questions = {q: a for q, a in questions.items() if a in present}
 
 
-def _question(client: Any, address: str) -> concurrent.futures.Future[object]:
-    """Ask one worker what it is; the answer may be an exception, or None for none."""
+def _question(
+    client: Any, address: str, sends: bool = False
+) -> concurrent.futures.Future[object]:
+    """Ask one worker what it is; the answer may be an exception, or None for none.
+
+    Once it has been sent this package, if that is to be.
+    """
     return asyncio.run_coroutine_threadsafe(
-        _ask_worker(client, address), client.loop.asyncio_loop
+        _ask_worker(client, address, sends), client.loop.asyncio_loop
     )
 
 
-async def _ask_worker(client: Any, address: str) -> object:
+async def _ask_worker(client: Any, address: str, sends: bool) -> object:
+    if sends:
+        await ourselves.send(client)
     try:
         answers = await client.run(
             pickle.loads,

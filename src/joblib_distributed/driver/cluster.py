@@ -21,8 +21,7 @@ import distributed
 from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
-from joblib_distributed.data.host import take_results
-from joblib_distributed.data.outcome import Report, unpack_missing, unpack_report
+from joblib_distributed.data.outcome import unpack_missing, unpack_report
 from joblib_distributed.data.payload import pack_invocation
 from joblib_distributed.data.store import Buffer
 from joblib_distributed.data.tasks import Sharing
@@ -33,6 +32,7 @@ from joblib_distributed.driver import (
     embedded,
     latency,
     looks,
+    ourselves,
     reconnecting,
     refusals,
 )
@@ -46,15 +46,18 @@ from joblib_distributed.driver.events import (
     Event,
     Looked,
 )
-from joblib_distributed.driver.fetching import fetch
+from joblib_distributed.driver.fetching import fetch, finished
+from joblib_distributed.driver.fitness import Found
 from joblib_distributed.driver.keys import has_idle_thread
 from joblib_distributed.driver.known import Durations, known_of
 from joblib_distributed.driver.losses import LOST
 from joblib_distributed.driver.outgoing import Outgoing, grouped
+from joblib_distributed.driver.printing import Listener
 from joblib_distributed.driver.reach import Reach
 from joblib_distributed.driver.storeless import Storeless
 from joblib_distributed.driver.submitting import submit
 from joblib_distributed.driver.supplier import HostSupplied, Place, Supplier
+from joblib_distributed.driver.survey import survey
 from joblib_distributed.driver.turns import Turns
 from joblib_distributed.options import Options
 from joblib_distributed.worker.buffers import report_missing
@@ -71,16 +74,6 @@ _CONNECTION_ERRORS = (
 )
 
 Post = Callable[[Event], None]
-
-
-def _finished(key: str, report: Report, sharing: Sharing | None) -> Event:
-    try:
-        outcomes = take_results(report.outcomes, sharing)
-    except OSError as error:  # this process's own: another attempt would end as this one
-        return AttemptFailed(key, f"its result could not be read here: {error!r}.")
-    if outcomes is None:  # somebody has removed what it gave
-        return AttemptLost(key)
-    return AttemptFinished(key, report.worker, outcomes)
 
 
 class Cluster:
@@ -214,6 +207,12 @@ class Cluster:
             members = functools.partial(self._ask, self.client.nthreads)
             checks.check_workers(self.client, self._known.checked, members)
 
+    def survey(self) -> list[Found]:
+        """Return what runs in this process, the scheduler and the workers."""
+        asked = survey(self.client)
+        loop = self.client.loop.asyncio_loop
+        return asyncio.run_coroutine_threadsafe(asked, loop).result()
+
     def check_names(self, options: Options) -> None:
         """Make sure that the scheduler can look up the addresses in ``workers``.
 
@@ -257,7 +256,9 @@ class Cluster:
                 raise reconnecting.why_closed(self.client)
             for group in grouped(map(self._avoiding, attempts)):
                 futures = submit(self.client, group)
-                sent += zip(group, futures, strict=True)
+                # The ledger has the bytes of what is on its way.
+                bare = (one._replace(payload=b"") for one in group)
+                sent += zip(bare, futures, strict=True)
                 self._futures.update(
                     zip((one.key for one in group), futures, strict=True)
                 )
@@ -270,6 +271,10 @@ class Cluster:
         if not avoiding:
             return attempt
         return attempt._replace(options=options.avoiding(heartbeats.others(avoiding)))
+
+    def listen(self, call: str, tally: Listener) -> str:
+        """Have what a call's tasks print come here; return the topic to send it by."""
+        return self._known.listeners.add(self.client, call, tally)
 
     def compute(self, collection: Any) -> Future[Any]:
         """Have the cluster compute a dask collection; its value stays there."""
@@ -290,7 +295,7 @@ class Cluster:
         try:
             # Until the bytes are here the result is not safe: its holder may die.
             packed = await fetch(self.client, key, future)
-            event: Event = _finished(key, unpack_report(packed), attempt.sharing)
+            event: Event = finished(key, unpack_report(packed), attempt.sharing)
         except KilledWorker as error:
             event = await self._killed(key, error)
         except (Exception, asyncio.CancelledError) as error:
@@ -303,6 +308,8 @@ class Cluster:
                 what = f"{type(error).__name__}: {error}."
                 cause = error if attempt.inputs else None
                 never_began = has_raised and not attempt.inputs
+                if refusals.lacks_us(error):  # it has joined since they were asked
+                    await ourselves.send(self.client)
                 event = AttemptFailed(key, what, cause, never_began)
         if self.closed and not isinstance(event, AttemptFinished):
             event = ClusterFailed(reconnecting.why_closed(self.client))
@@ -343,9 +350,8 @@ class Cluster:
 
     def _supplier(self) -> Supplier:
         if self._known.supplier is None:
-            reach = Reach(self.client)
             attendance = Attendance(self.client, self._known.heartbeats)
-            self._known.supplier = Supplier(reach.ask, attendance.is_there)
+            self._known.supplier = Supplier(Reach(self.client).ask, attendance.is_there)
         return self._known.supplier
 
     def spread(

@@ -13,7 +13,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from joblib_distributed.data.outcome import Outcome
+from joblib_distributed.data.printed import Chunk
 from joblib_distributed.data.tasks import Tasks
+from joblib_distributed.data.warned import Warned
 from joblib_distributed.errors import ClusterError, JoblibDistributedError
 
 
@@ -32,6 +34,10 @@ class AttemptFinished:
     key: str
     worker: str
     outcomes: Sequence[Outcome]
+    #: What the tasks warned of.
+    warned: Sequence[Warned] = ()
+    #: The rest of what they have printed.
+    printed: Chunk | None = None
 
 
 @dataclasses.dataclass(frozen=True)

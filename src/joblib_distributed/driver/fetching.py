@@ -16,6 +16,15 @@ import weakref
 from typing import Any
 
 from joblib_distributed.data.carried import report_in, report_of
+from joblib_distributed.data.host import take_results
+from joblib_distributed.data.outcome import Report
+from joblib_distributed.data.tasks import Sharing
+from joblib_distributed.driver.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptLost,
+    Event,
+)
 
 #: Seconds after which what has been computed, but has not come, is asked for anew; twice
 #: that after each try, as it may only be large. A guess.
@@ -32,6 +41,17 @@ SLOWEST = 1e6
 _stuck: weakref.WeakKeyDictionary[Any, set[asyncio.Future[Any]]] = (
     weakref.WeakKeyDictionary()
 )
+
+
+def finished(key: str, report: Report, sharing: Sharing | None) -> Event:
+    """Return the event of an attempt's end, with its large results as they are here."""
+    try:
+        outcomes = take_results(report.outcomes, sharing)
+    except OSError as error:  # this process's own: another attempt would end as this one
+        return AttemptFailed(key, f"its result could not be read here: {error!r}.")
+    if outcomes is None:  # somebody has removed what it gave
+        return AttemptLost(key)
+    return AttemptFinished(key, report.worker, outcomes, *report[2:])
 
 
 async def fetch(client: Any, key: str, future: Any) -> Any:

@@ -145,6 +145,13 @@ class Flights:
             mean = policy.mean or 0.0
             self._lanes.send(key, size, self.now, mean, policy.threads)
 
+    def take_back(self, key: str, kept: int) -> list[Entry]:
+        """See `Attempt.take_back`."""
+        attempt = self._attempts[key]
+        left = attempt.take_back(kept)
+        self._lanes.keep(key, attempt.size)
+        return left
+
     def note_running(self, key: str, seconds: float) -> None:
         """Take note of how long a worker has been at a task of one that is out."""
         if self._policy is not None:

@@ -14,7 +14,7 @@ from joblib_distributed.data.store import Buffer
 from joblib_distributed.data.tasks import PackedTask, Scattered, Sharing, Tasks
 from joblib_distributed.driver.batching import BatchPolicy
 from joblib_distributed.driver.inputs import Inputs
-from joblib_distributed.driver.traffic import Tally
+from joblib_distributed.driver.tally import Tally
 
 
 class Intake:
@@ -49,6 +49,10 @@ class Intake:
         # bytes of large buffers put since.
         self._read = self._sliced = 0
         self._stored = 0
+        #: Name of the first task's function; empty before.
+        self.name = ""
+        #: Number of all tasks, once it is known.
+        self.total: int | None = None
 
     @property
     def scattered(self) -> list[Scattered]:
@@ -87,9 +91,14 @@ class Intake:
         if self._policy is not None and read:
             self._policy.note_slice(read, seconds)
 
+    def note_length(self, left: int) -> None:
+        """Take note of how many tasks are still to be read; negative if unknown."""
+        self.total = self._packer.count + left if left >= 0 else None
+
     def take(self, items: Sequence[object]) -> list[Tasks]:
         """Return tasks that joblib hands over, as `read` returned them."""
         tasks = self._packer.gather(items)
+        self.name = self.name or tasks[0].name
         read, self._read = self._packer.count - self._read, self._packer.count
         if self._policy is not None and read:
             self._policy.note_read(read, self._stored)

@@ -7,6 +7,7 @@ Each hook is guarded, has a test that says which release broke it, and is listed
 from __future__ import annotations
 
 import itertools
+import operator
 import queue
 import threading
 import time
@@ -43,14 +44,25 @@ class _PackedItems(itertools.chain):  # type: ignore[type-arg]
     """
 
 
-def _noting_end(ended: threading.Event) -> Iterator[Any]:
+def _noting_end(note: Callable[[], object]) -> Iterator[Any]:
     """Take note that this is read, which yields nothing."""
-    ended.set()
+    note()
     yield from ()
 
 
+def _length_of(items: Any) -> int:
+    """Return how many tasks an iterable says that it has; negative if it does not say."""
+    try:
+        return operator.length_hint(items, -1)
+    except Exception:  # of the user's, whom joblib does not ask
+        return -1
+
+
 def pack_when_read(
-    parallel: Any, pack: Callable[[Any], Any], note_slice: Callable[[float], object]
+    parallel: Any,
+    pack: Callable[[Any], Any],
+    note_slice: Callable[[float], object],
+    note_length: Callable[[int], object],
 ) -> None:
     """Have a `Parallel` pack each task as its iterable yields it.
 
@@ -72,14 +84,21 @@ def pack_when_read(
         Takes an item; what it returns takes its place.
     note_slice : callable
         Told how many seconds joblib took to read some tasks and hand them over.
+    note_length : callable
+        Told how many tasks are left to be read, negative if unknown; 0 at the end.
     """
     dispatch_one_batch = type(parallel).dispatch_one_batch
     ended = threading.Event()
 
+    def note_end() -> None:
+        ended.set()
+        note_length(0)
+
     def dispatch_packed(items: Any) -> Any:
         if not isinstance(items, _PackedItems):
             if items is parallel._original_iterator:
-                packed = _PackedItems(map(pack, items), _noting_end(ended))
+                note_length(_length_of(items))
+                packed = _PackedItems(map(pack, items), _noting_end(note_end))
                 # joblib compares the two to find out that it reads the last tasks.
                 parallel._original_iterator = packed
             else:
@@ -146,7 +165,10 @@ def returns_in_order(parallel: Any) -> bool:
 
 
 def wait_for_results(
-    parallel: Any, arrived: threading.Event, withheld: list[Exception]
+    parallel: Any,
+    arrived: threading.Event,
+    withheld: list[Exception],
+    look: Callable[[], object],
 ) -> None:
     """Have a `Parallel` go on as soon as results have arrived.
 
@@ -164,6 +186,8 @@ def wait_for_results(
         Set after each of joblib's callbacks.
     withheld : list of Exception
         To be raised after all results; may grow until the last is here.
+    look : callable
+        Called in the user's thread now and then, and when results have arrived.
     """
     has_more = getattr(type(parallel), "_wait_retrieval", None)
     if has_more is None:
@@ -174,6 +198,7 @@ def wait_for_results(
             # 1. Forget what has arrived, 2. look for it, 3. wait: what arrives in
             # between ends the wait.
             arrived.clear()
+            look()
             goes_on = bool(has_more(parallel))
             while not goes_on and withheld:
                 _raise_at_last(parallel, withheld.pop(0))

@@ -9,6 +9,7 @@ from typing import Any
 
 from joblib_distributed.driver.absence import Absence
 from joblib_distributed.driver.heartbeats import Heartbeats
+from joblib_distributed.driver.printing import Listeners
 from joblib_distributed.driver.recalling import Recaller
 from joblib_distributed.driver.storeless import Storeless
 from joblib_distributed.driver.supplier import Supplier
@@ -57,6 +58,7 @@ class Known:
         #: Used on the client's event loop, but for reading.
         self.heartbeats = Heartbeats()
         self.absence = Absence()
+        self.listeners = Listeners()
         #: Used on the client's event loop.
         self.recaller = Recaller(self.heartbeats)
 

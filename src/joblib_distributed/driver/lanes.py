@@ -62,6 +62,12 @@ class Lanes:
         lane.batches[key] = tasks
         self._lane_of[key] = lane
 
+    def keep(self, key: str, tasks: int) -> None:
+        """Take note that a batch has no more than so many tasks."""
+        lane = self._lane_of.get(key)
+        if lane is not None:
+            lane.batches[key] = tasks
+
     def end(self, key: str, now: float) -> None:
         """Take a batch out; if it ran, the next one behind it begins."""
         lane = self._lane_of.pop(key, None)

@@ -42,19 +42,24 @@ class Outbox:
     def __init__(self, send: Callable[[list[Outgoing]], object]) -> None:
         self._send = send
         self._attempts: list[Outgoing] = []
+        self._nbytes = 0
 
     def put(self, attempt: Outgoing) -> None:
-        """Have an attempt wait to be sent."""
+        """Have an attempt wait to be sent, unless what waits is enough."""
         self._attempts.append(attempt)
+        self._nbytes += len(attempt.payload)
+        if self._nbytes > MOST_NBYTES:
+            self.let_go()
 
     def clear(self) -> None:
         """Send nothing of what waits."""
-        self._attempts.clear()
+        self._attempts, self._nbytes = [], 0
 
     def let_go(self) -> None:
         """Send what waits, if anything does; once, whatever comes of it."""
         if self._attempts:
-            attempts, self._attempts = self._attempts, []
+            attempts = self._attempts
+            self.clear()
             self._send(attempts)
 
 

@@ -9,6 +9,7 @@ import signal
 import sys
 from typing import Any
 
+from joblib_distributed.data.wire import wire_format
 from joblib_distributed.driver.losses import is_loss
 from joblib_distributed.errors import (
     AsynchronousClientError,
@@ -172,14 +173,29 @@ def check_answer(address: str, answer: object) -> bool:
             "Install joblib-distributed and joblib in the environment of every worker, "
             "in the versions used here."
         ) from answer
-    here = sys.version_info[:2]
-    if tuple(answer) != here:  # type: ignore[arg-type]
+    python, wire = list(answer)[:2], list(answer)[2:]  # type: ignore[call-overload]
+    here = list(sys.version_info[:2])
+    if python != here:
         raise EnvironmentMismatchError(
-            f"Worker {address} runs Python {_dotted(answer)}, this process Python "
+            f"Worker {address} runs Python {_dotted(python)}, this process Python "
             f"{_dotted(here)}. Functions cannot be sent between minor versions of "
             "Python: start the workers from an environment with the same one."
         )
+    if wire != [wire_format()]:
+        raise EnvironmentMismatchError(
+            f"Worker {address} has a version of joblib-distributed that cannot talk to "
+            "that of this process. Install the same one in the environment of every "
+            "worker, or none: then this process sends its own."
+        )
     return True
+
+
+def lacks_us(answer: object) -> bool:
+    """Whether a worker has said that it does not have this package at all."""
+    # Its `name` is lost on the way.
+    return isinstance(answer, ModuleNotFoundError) and "'joblib_distributed'" in str(
+        answer
+    )
 
 
 def _dotted(version: Any) -> str:

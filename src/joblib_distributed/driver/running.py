@@ -23,6 +23,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from joblib_distributed.data.batch import Surroundings
 from joblib_distributed.data.host import host_store
 from joblib_distributed.data.outcome import unpack_missing
 from joblib_distributed.data.tasks import Sharing
@@ -55,6 +56,7 @@ from joblib_distributed.driver.intake import Intake
 from joblib_distributed.driver.joblib_hooks import Callback
 from joblib_distributed.driver.keys import call_name
 from joblib_distributed.driver.outgoing import Outbox
+from joblib_distributed.driver.printing import wanted
 from joblib_distributed.driver.results import Error, unpack
 from joblib_distributed.driver.sending import Sender
 from joblib_distributed.driver.sent import Sent
@@ -86,8 +88,7 @@ class RunningCall:
     options : Options
     limit : int or None
         How many tasks may run at a time; None for as many as the cluster has threads.
-    context : bytes
-        The packed `CallContext`.
+    around : Surroundings
     carry_back : callable
         Takes a callback and an `Error` that joblib did not expect there, and has it
         raised in the user's thread.
@@ -109,7 +110,7 @@ class RunningCall:
         cluster: Cluster,
         options: Options,
         limit: int | None,
-        context: bytes,
+        around: Surroundings,
         carry_back: Callable[[Callback, Error], bool],
         dispatch_more: Callable[[int, Callable[[], bool]], int],
         sharing: Sharing | None = None,
@@ -146,8 +147,11 @@ class RunningCall:
         self._callbacks: dict[int, Callback] = {}
         # Any of joblib's callbacks: what carries an error back when no batch is at hand.
         self._any_callback: Callback | None = None
-        self._sender = Sender(self.id, context, self.intake.scattered, sharing)
-        # Key of the suspect that has asked for its turn; empty if there is none.
+        if options.output:
+            topic = cluster.listen(self.id, self.intake.tally)
+            around = around._replace(output=wanted(topic))
+        self._sender = Sender(self.id, around, self.intake.scattered, sharing)
+        # Key of the suspect that has asked for its turn, if there is one.
         self._turn = ""
         self._sent = Sent()
         # Until when nothing is sent, on the monotonic clock; None if it may be.
@@ -174,12 +178,10 @@ class RunningCall:
             schedule=lambda job: self._jobs.put(lambda: self._carrying_back(job)),
             is_idle=self._jobs.empty,
             lacking=lambda: self._ledger.lacking > self.intake.given - self._noted,
-            wake=self._go_on,
+            wake=lambda: self._events.put(GoOn()),
         )
 
     # ------------------------------------------------------------- from joblib's threads
-    def _go_on(self) -> None:
-        self._events.put(GoOn())
 
     def dispatch(self, items: Sequence[object], callback: Callback) -> None:
         """Send tasks whose results joblib wants together, as `intake` has read them."""
@@ -305,6 +307,7 @@ class RunningCall:
             return
         if isinstance(event, Dispatched):
             self._noted += sum(each.size for each in event.tasks)
+        self.intake.tally.note_heard(event, self._ledger.flights)
         if isinstance(event, Looked):
             if self.policy is not None and self._ledger.limit is None:
                 self.policy.threads = max(self.policy.threads, event.threads)

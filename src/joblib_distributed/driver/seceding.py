@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from distributed import get_worker, rejoin, secede
 
+from joblib_distributed.worker.clean import outside
 from joblib_distributed.worker.interrupt import shielded
 
 
@@ -59,7 +60,7 @@ def _leave_pool() -> bool:
     try:
         get_worker()
         with shielded():
-            secede()
+            outside(secede)
     except ValueError:  # not in a task
         return False
     except (AttributeError, KeyError):  # not a thread of the pool, or no longer one

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from joblib_distributed.data.payload import BatchPayload, place
+from joblib_distributed.data.batch import BatchPayload, Surroundings
+from joblib_distributed.data.payload import place
 from joblib_distributed.data.store import Buffer
 from joblib_distributed.data.tasks import (
     NOTHING_SHARED,
@@ -24,8 +25,7 @@ class Sender:
     ----------
     call : str
         Identifies the call.
-    context : bytes
-        The packed `CallContext`.
+    around : Surroundings
     scattered : sequence of Scattered
         By position; may grow.
     sharing : Sharing or None
@@ -35,12 +35,12 @@ class Sender:
     def __init__(
         self,
         call: str,
-        context: bytes,
+        around: Surroundings,
         scattered: Sequence[Scattered],
         sharing: Sharing | None,
     ) -> None:
         self._call = call
-        self._context = context
+        self._around = around
         self._scattered = scattered
         self._sharing = sharing
 
@@ -72,7 +72,7 @@ class Sender:
         }
         return BatchPayload(
             self._call,
-            self._context,
+            self._around.context,
             {task.function_key: task.function for task in tasks},
             tuple((t.index, t.function_key, t.arguments, t.plain) for t in tasks),
             references,
@@ -82,6 +82,11 @@ class Sender:
             {position: place() for position in sorted(_inputs(references.values()))},
             math.inf if box is None else box,
             attempt,
+            self._around.filters,
+            self._around.initializer,
+            self._around.modules,
+            self._around.output,
+            self._around.variables,
         )
 
     def lacking(self, tasks: Sequence[Tasks], names: Iterable[str]) -> dict[str, Buffer]:
@@ -97,7 +102,10 @@ class Sender:
         shared = list(_shared(tasks).values())
         scattered = self._scattered_of(s.references for s in shared)
         shared += [s.shared for s in scattered.values()]
-        return {buffer.name: buffer for one in shared for buffer in one.buffers}
+        found = {buffer.name: buffer for one in shared for buffer in one.buffers}
+        if self._around.stored is not None:  # whatever the tasks are
+            found[self._around.stored.name] = self._around.stored
+        return found
 
     def scattered(self) -> dict[str, Buffer]:
         """Return the buffers of all scattered objects, by name."""

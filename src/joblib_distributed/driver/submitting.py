@@ -11,7 +11,8 @@ import pickle
 from collections.abc import Sequence
 from typing import Any
 
-from joblib_distributed.data.payload import BatchPayload, pack_invocation
+from joblib_distributed.data.batch import BatchPayload
+from joblib_distributed.data.payload import pack_invocation
 from joblib_distributed.driver import embedded
 from joblib_distributed.driver.events import Send
 from joblib_distributed.driver.outgoing import Outgoing
@@ -47,6 +48,8 @@ def submit(client: Any, group: Sequence[Outgoing]) -> list[Any]:
     first = group[0]
     how = {
         "pure": False,
+        # Whatever was submitted within 100 ms would be of one age, and mixed.
+        "fifo_timeout": 0,
         "priority": first.options.priority,
         **first.options.constraints(),
     }

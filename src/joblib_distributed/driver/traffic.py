@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from typing import NamedTuple
-
-from joblib_distributed.driver.events import Deliver, DeliverError
 
 
 class Traffic(NamedTuple):
@@ -28,6 +25,10 @@ class Traffic(NamedTuple):
     #: In results that workers of the driver's host left in the store for it.
     returned: int = 0
 
+    def plus(self, other: Traffic) -> Traffic:
+        """Return the sum of two calls."""
+        return Traffic(*(a + b for a, b in zip(self, other, strict=True)))
+
     def __str__(self) -> str:
         shared, found, by_driver, by_hosts, returned = (f"{n / 1e6:.1f} MB" for n in self)
         return (
@@ -36,43 +37,6 @@ class Traffic(NamedTuple):
             f"to other hosts or along with tasks, {by_hosts} between hosts; {returned} "
             "of results came through the store"
         )
-
-
-class Tally:
-    """Counts the traffic of a call. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._seen: set[str] = set()
-        self._traffic = Traffic()
-
-    @property
-    def traffic(self) -> Traffic:
-        """What was counted so far."""
-        return self._traffic
-
-    def note_shared(self, name: str, nbytes: int, found: bool) -> None:
-        """Note that a task takes a buffer, and whether the driver's host had it."""
-        with self._lock:
-            if name not in self._seen:
-                self._seen.add(name)
-                self._add(shared=nbytes, found=nbytes if found else 0)
-
-    def note_sent(self, by_driver: int, by_hosts: int = 0) -> None:
-        """Note that so many bytes have travelled."""
-        with self._lock:
-            self._add(by_driver=by_driver, by_hosts=by_hosts)
-
-    def note_delivered(self, result: Deliver | DeliverError) -> None:
-        """Note what of the values of a delivery was fetched from the store."""
-        outcomes = result.outcomes if isinstance(result, Deliver) else ()
-        buffers = itertools.chain.from_iterable(one.buffers for one in outcomes)
-        with self._lock:
-            self._add(returned=sum(b.nbytes for b in buffers if not isinstance(b, str)))
-
-    def _add(self, **more: int) -> None:
-        now = self._traffic._asdict()
-        self._traffic = Traffic(**{k: n + more.get(k, 0) for k, n in now.items()})
 
 
 _ended = threading.local()

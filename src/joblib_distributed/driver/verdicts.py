@@ -85,7 +85,7 @@ def no_worker(entry: Entry, look: Looked, timeout: float) -> JoblibDistributedEr
             "Give them more memory, or the call smaller tasks"
         )
     else:
-        reason = "the cluster has no worker left. Start workers, or raise that option"
+        reason = "the cluster has no worker. Start workers, or raise that option"
     return NoWorkersError(
         f"Task {task.index} ({task.name}) found no worker for "
         f"{timeout:g} seconds (wait_for_workers_timeout={timeout:g}): {reason}."

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from distributed import Status, Worker, get_worker
 
-from joblib_distributed.data.buffers import pack, pack_apart
+from joblib_distributed.data.buffers import EveryTime, pack, pack_apart
 from joblib_distributed.data.host import HostStore, host_store
 from joblib_distributed.data.outcome import Kind, Missing, Outcome, pack_missing
 from joblib_distributed.data.tasks import Sharing
@@ -22,9 +22,9 @@ from joblib_distributed.worker.interrupt import shielded
 from joblib_distributed.worker.lingering import Lingering
 from joblib_distributed.worker.supplies import serve
 
-#: Bytes of a piece of a result that comes through the store, if the driver sees it; it is
-#: the user's to write to in any case. As `LEAST_AGAIN`. A guess.
-LEAST_RESULT = 2**16
+#: Results that the driver sees come through the store from `LEAST_AGAIN` bytes on: they
+#: are the user's to write to in any case.
+_EVERY_TIME = EveryTime()
 
 
 class BufferMissingError(LookupError):
@@ -130,7 +130,7 @@ def pack_result(value: object, sharing: Sharing | None) -> Outcome:
         return Outcome(Kind.VALUE, 0.0, pack(value))
     store = host_store(sharing.temp_folder)
     if store.identity == sharing.host:
-        apart = pack_apart(value, min(sharing.least, LEAST_RESULT))
+        apart = pack_apart(value, sharing.least, again=_EVERY_TIME)
         names: list[str] = []
         with shielded():
             try:

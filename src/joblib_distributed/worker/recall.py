@@ -39,6 +39,10 @@ class Agenda:
         self._rows = deque(rows)
         # What is left of the plain tasks that are being run.
         self._calls: deque[tuple[Any, ...]] = deque()
+        # Index of the first task of the row that is being run, and how many plain ones
+        # it has that are not taken back.
+        self._first = -1
+        self._plain = 0
         self._begun = False
         self._taken = 0
         self._lock = threading.Lock()
@@ -50,6 +54,7 @@ class Agenda:
         except IndexError:
             return None
         self._begun = True
+        self._first, self._plain = row[0], 0
         return row
 
     def begin_calls(
@@ -61,6 +66,7 @@ class Agenda:
         be taken back: they count as begun, and are not run if the time is over.
         """
         queue = deque(calls)
+        self._plain = len(queue)
         first = queue.popleft()
         self._calls = queue
         return first, queue.popleft
@@ -78,8 +84,14 @@ class Agenda:
                 try:
                     while True:
                         self._taken += _size(queue.pop(), queue is self._rows)
+                        self._plain -= queue is self._calls
                 except IndexError:
                     pass
+
+    @property
+    def current(self) -> int:
+        """Index of the task that is being run; -1 before the first."""
+        return self._first + max(0, self._plain - len(self._calls) - 1)
 
     @property
     def kept(self) -> int:

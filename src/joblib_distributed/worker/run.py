@@ -17,6 +17,7 @@ from typing import Any
 
 import joblib
 
+from joblib_distributed.data.batch import BatchPayload, CallContext
 from joblib_distributed.data.buffers import unpack_apart, unseal
 from joblib_distributed.data.carried import carried
 from joblib_distributed.data.outcome import (
@@ -28,8 +29,8 @@ from joblib_distributed.data.outcome import (
     pack_plain,
     pack_report,
 )
-from joblib_distributed.data.payload import BatchPayload, CallContext
 from joblib_distributed.data.tasks import References, is_plain
+from joblib_distributed.data.variables import holding
 from joblib_distributed.worker.buffers import (
     BufferMissingError,
     current_worker,
@@ -39,7 +40,12 @@ from joblib_distributed.worker.buffers import (
     pack_result,
     report_missing,
 )
+from joblib_distributed.worker.clean import remember_context
+from joblib_distributed.worker.collecting import collecting
+from joblib_distributed.worker.importing import NotNow, importable
+from joblib_distributed.worker.initializing import InitializerError, initialize
 from joblib_distributed.worker.interrupt import Interrupted, interruptible, is_unwanted
+from joblib_distributed.worker.printing import printing
 from joblib_distributed.worker.recall import Agenda, note_ended, note_running
 
 #: Seconds between two looks at the time and at what is unwanted. Far below what anybody
@@ -65,6 +71,7 @@ def run_batch(*parts: object) -> bytes:
     bytes
         A packed `Report`, with the outcomes of all tasks of the batch.
     """
+    remember_context()
     batch = BatchPayload(*parts)  # type: ignore[arg-type]
     worker = _worker_name()
     outcomes: list[Outcome] = []
@@ -76,14 +83,39 @@ def run_batch(*parts: object) -> bytes:
     # Out here, where nothing is interrupted.
     note_running(batch.attempt, bench.recall)
     try:
-        interruptible(batch.call, run, batch.attempt)
+        with (
+            collecting(batch.filters) as collector,
+            printing(batch.output, batch.call, batch.attempt, bench.where) as rest,
+        ):
+            _import_for(
+                bench, outcomes, lambda: interruptible(batch.call, run, batch.attempt)
+            )
     finally:
         note_ended(batch.attempt, bench.recall)
     if batch.sharing is not None and bench.is_unwanted:
         # The driver has removed what was there when its call ended; this came later.
         discard_results(outcomes, batch.sharing)
     left = bench.left(outcomes)
-    return pack_report(worker, outcomes + [not_run(left)] * (left > 0))
+    outcomes += [not_run(left)] * (left > 0)
+    return pack_report(worker, outcomes, collector.found, rest())
+
+
+def _import_for(
+    bench: _Bench, outcomes: list[Outcome], run: Callable[[], object]
+) -> None:
+    """Run the tasks where they can import the user's own modules."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(importable(bench.modules, bench.load_modules))
+        except NotNow:
+            return  # all of it is given back
+        except BufferMissingError:
+            outcomes.append(bench.missing())
+            return
+        except Exception as error:  # what is in the store may have been damaged
+            _fail_all(bench, error, Stage.UNPACK, outcomes)
+            return
+        run()
 
 
 def _worker_name() -> str:
@@ -94,7 +126,8 @@ def _worker_name() -> str:
 
 def _run_tasks(bench: _Bench, outcomes: list[Outcome]) -> None:
     try:
-        with _surroundings(pickle.loads(bench.context)):
+        with _surroundings(pickle.loads(bench.context)), holding(bench.variables):
+            initialize(bench.initializer)
             while not bench.is_over():
                 row = bench.agenda.begin_row()
                 if row is None:
@@ -109,9 +142,17 @@ def _run_tasks(bench: _Bench, outcomes: list[Outcome]) -> None:
                     return  # the driver is to hear of it now, not after the rest
     except Interrupted:
         raise
+    except InitializerError as failed:
+        _fail_all(bench, failed.error, Stage.INITIALIZE, outcomes)
     except BaseException as error:  # the context is ours, but needs joblib and the like
-        failed = Outcome(Kind.ERROR, 0.0, pack_failure(error, Stage.UNPACK, bench.worker))
-        outcomes.extend([failed] * bench.left(outcomes))
+        _fail_all(bench, error, Stage.UNPACK, outcomes)
+
+
+def _fail_all(
+    bench: _Bench, error: BaseException, stage: Stage, outcomes: list[Outcome]
+) -> None:
+    failed = Outcome(Kind.ERROR, 0.0, pack_failure(error, stage, bench.worker))
+    outcomes.extend([failed] * bench.left(outcomes))
 
 
 @contextlib.contextmanager
@@ -141,6 +182,9 @@ class _Bench:
         self._batch = batch
         self.worker = worker
         self.context = batch.context
+        self.initializer = batch.initializer
+        self.variables = batch.variables
+        self.modules = batch.modules
         self.sharing = batch.sharing
         self.agenda = Agenda(batch.tasks)
         # Once it is over it stays so: tasks that follow others which were not begun would
@@ -185,6 +229,10 @@ class _Bench:
         # A task that began later than this would have looked before it did.
         return (kept, max(0.0, now - self._next_look)) if kept else None
 
+    def where(self) -> int:
+        """Return the index of the task that is running."""
+        return self.agenda.current
+
     def left(self, outcomes: Sequence[Outcome]) -> int:
         """Return the number of tasks that have no outcome."""
         return self.agenda.size - sum(outcome.size for outcome in outcomes)
@@ -205,6 +253,13 @@ class _Bench:
             )
         return self._scattered[position]
 
+    def load_modules(self) -> bytes | memoryview:
+        """Return the user's own modules, packed."""
+        if self.sharing is None:
+            return self.modules.content
+        readable = self.sharing._replace(mmap_mode="r")
+        return find_buffers([self.modules.name], readable, self._batch.buffers)[0]
+
     def missing(self) -> Outcome:
         """Say what this host has not got of all that the batch needs."""
         assert self.sharing is not None, "only who shares misses buffers"
@@ -213,6 +268,8 @@ class _Bench:
             *(references for _, references, _ in self._batch.scattered.values()),
         ]
         needed = {name for reference in references for name in reference.names}
+        needed.add(self.modules.name)
+        needed.discard("")
         return report_missing(needed - set(self._batch.buffers), self.sharing)
 
     def _unpack(self, key: int | bytes, packed: bytes) -> Any:
