@@ -6,6 +6,7 @@ import importlib
 import importlib.machinery
 import os
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -306,8 +307,26 @@ def test_what_is_no_module_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_worker_passes_on_what_it_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     sent = Source("jd_mine", False, "/there/jd_mine.py", b"X = 1")
-    monkeypatch.setattr(own_modules, "sources_here", lambda: [sent])
-    assert found() == {"jd_mine": sent}
+    own = OwnModules()
+    assert found(own) == {}
+    monkeypatch.setattr(own_modules, "LONGEST_SPARED", 10.0)
+    assert found(own) == {}
+    with monkeypatch.context() as patch:
+        patch.setattr(own_modules, "sources_here", lambda: [sent])
+        assert found(own) == {"jd_mine": sent}
+    # And nothing of it in a call of its own.
+    assert found(own) == {}
+
+
+def test_what_lies_beside_a_command_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    main = ModuleType("__main__")
+    main.__file__ = str(Path(sysconfig.get_path("scripts")) / "dask")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    (Path(sysconfig.get_path("scripts")) / "jd_beside.py").write_text("")
+    try:
+        assert found() == {}
+    finally:
+        (Path(sysconfig.get_path("scripts")) / "jd_beside.py").unlink()
 
 
 # ------------------------------------------------------------------------------- by name

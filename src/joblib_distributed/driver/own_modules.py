@@ -72,6 +72,9 @@ class OwnModules:
         self._files: dict[str, _File] = {}
         self._sources: tuple[Source, ...] = ()
         self._packed = b""
+        # The same of those that a worker was sent by its driver.
+        self._sent: tuple[Source, ...] = ()
+        self._sent_packed = b""
         self._told = False
 
     def packed(self, more: Sequence[str] = ()) -> bytes:
@@ -88,24 +91,23 @@ class OwnModules:
             If one of these cannot.
         """
         with self._lock:
-            here = sources_here()
+            here = tuple(sources_here())
             if here:  # a worker: those of its driver
-                return self._pack(tuple(here))
+                if here != self._sent:
+                    self._sent, self._sent_packed = here, pack_sources(here)
+                return self._sent_packed
             # One may have been taken out, and another of its name have come.
             asked = hash((*sys.modules, *map(id, sys.modules.values()))), tuple(more)
             start = time.monotonic()
             if asked != self._asked or start >= self._due:
-                self._pack(tuple(self._find(more, asked[0])))
+                sources = tuple(self._find(more, asked[0]))
+                if sources != self._sources:
+                    self._sources = sources
+                    self._packed = pack_sources(sources) if sources else b""
                 self._asked = asked
                 now = time.monotonic()
                 self._due = now + min(LONGEST_SPARED, SPARED * (now - start))
             return self._packed
-
-    def _pack(self, sources: tuple[Source, ...]) -> bytes:
-        if sources != self._sources:
-            self._sources = sources
-            self._packed = pack_sources(sources) if sources else b""
-        return self._packed
 
     def _find(self, more: Sequence[str], seen: int) -> Iterable[Source]:
         if seen != self._seen:
@@ -118,7 +120,7 @@ class OwnModules:
 
     def _beside_script(self) -> dict[str, tuple[str, bool]]:
         folder = script_folder()
-        if folder is None or _is_installed(str(folder)):
+        if folder is None or _is_installed(os.path.join(folder, "")):
             return {}
         passed_over = sys.stdlib_module_names | _ENGINE | _NO_MODULES
         script = getattr(sys.modules.get("__main__"), "__file__", None)
@@ -269,7 +271,8 @@ def _is_installed(filename: str) -> bool:
 @functools.lru_cache(maxsize=1)
 def _installed_roots() -> tuple[str, ...]:
     paths = sysconfig.get_paths()
-    roots = {paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+    kinds = ("stdlib", "platstdlib", "purelib", "platlib", "scripts")
+    roots = {paths[kind] for kind in kinds}
     roots.update(getattr(site, "getsitepackages", list)())
     return tuple(os.path.join(root, "") for root in roots)
 
