@@ -137,24 +137,22 @@ def test_hosts() -> None:
 @pytest.mark.skipif(bool(obstacle()), reason=obstacle())
 def test_damage() -> None:
     short = ("--scenes", "every worker with it dies", "--kinds", "full")
-    output = run("tools/damage.py", *short, "--without", "bundled", timeout=110)
-    first, scene, second, ours, loky = output.splitlines()
+    output = run("tools/damage.py", *short, "--without", "bundled", "loky", timeout=110)
+    first, scene, second, ours = output.splitlines()
     assert first.startswith("MB sent by the client")
     assert second == "/dev/shm: warnings"
     assert scene.startswith("every worker with it dies ours ")
     assert ours.startswith("full                      ours ")
-    assert loky.startswith("full                      loky ")
-    assert all(line.endswith("  right") for line in (scene, ours, loky))
+    assert all(line.endswith("  right") for line in (scene, ours))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.skipif(bool(obstacle()), reason=obstacle())
 def test_store() -> None:
-    short = ("--calls", "8", "--backends", "ours", "loky")
+    short = ("--calls", "8", "--backends", "ours")
     output = run("tools/store.py", *short, timeout=110)
     assert "ours: 8 calls: 8 right\n" in output
-    assert "loky: 8 calls: " in output
     assert "under its cap: True" in output
     assert "left on the host: nothing else" in output
 
