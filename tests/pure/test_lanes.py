@@ -120,3 +120,10 @@ def test_what_is_filled_up_to_the_level_is_the_work(
 ) -> None:
     found = level(loads, work)
     assert sum(max(0.0, found - load) for load in loads) == pytest.approx(work, abs=1e-6)
+
+
+def test_what_was_taken_back_is_not_to_be_done() -> None:
+    lanes = sent(5, 7)
+    lanes.keep("1", 2)
+    lanes.keep("never", 9)
+    assert lanes.loads(100.0, MEAN, 2) == pytest.approx([0.02, 0.05])

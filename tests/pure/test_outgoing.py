@@ -111,3 +111,13 @@ def test_what_could_not_be_sent_is_not_sent_again() -> None:
     with contextlib.suppress(OSError):
         outbox.let_go()
     assert sent == [[attempt("a")]]
+
+
+def test_an_outbox_that_is_full_does_not_wait() -> None:
+    sent: list[list[Outgoing]] = []
+    outbox = Outbox(sent.append)
+    half = MOST_NBYTES // 2
+    for key in ("a", "b", "c", "d"):
+        outbox.put(attempt(key, half + (key == "b")))
+    outbox.let_go()
+    assert [[one.key for one in lot] for lot in sent] == [["a", "b"], ["c", "d"]]
