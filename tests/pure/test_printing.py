@@ -394,6 +394,16 @@ def test_a_task_can_set_up_logging(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("worker")
+def test_who_wants_more_has_it_beside_who_wants_less() -> None:
+    """Two drivers on one worker process."""
+    with silent_root() as root:
+        with caught(wanted=WANTED._replace(level=logging.ERROR)), caught() as found:
+            logging.getLogger("a").info("wanted")
+        assert root.level == logging.WARNING
+    assert [unpack_record(p.what).getMessage() for p in found] == ["wanted"]
+
+
+@pytest.mark.usefixtures("worker")
 def test_a_nested_call_in_the_same_process_is_caught_too() -> None:
     """Its driver is this worker, which shows what comes as the outer task's."""
     here = WANTED._replace(process=process_token())

@@ -5,7 +5,7 @@ Layout, top to bottom; each imports only what is below it::
     backend.py      joblib's contract, translated
     running.py      one live call: its threads, carrying out what call.py says
     progress.py     a line or bar that says how far a call is
-    surroundings.py what all tasks of a call find around themselves; pure
+    surroundings.py what all tasks of a call find around themselves
     intake.py       takes tasks from joblib, packs them, stores their large data
     ahead.py        has joblib hand over more tasks than it would by itself
     results.py      what joblib's callbacks are called with; pure
@@ -13,7 +13,7 @@ Layout, top to bottom; each imports only what is below it::
     sent.py         when the attempts of a call were sent; pure
     inputs.py       dask futures and collections among the arguments
     records.py      what the calls of this process have done, summed up; pure
-    tally.py        what is counted of one call; pure
+    tally.py        what is counted of one call
     spans.py        when workers were at work; pure
     traffic.py      how much large data a call shared, and how much of it travelled
     call.py         one call's ledger: events in, instructions out; pure

@@ -51,8 +51,8 @@ _SETTING = "distributed.worker.multiprocessing-method"
 TICK = 0.5
 
 #: What else the engine does of its own accord, whatever the tasks are, is off: its
-#: profile of a worker costs that 2 to 5 % of its time, measured. Who wants to read it
-#: starts a cluster of his own.
+#: profile takes an idle worker 1 % of a core, measured. Who wants to read it starts a
+#: cluster of his own.
 _QUIET = {
     "distributed.admin.tick.interval": f"{TICK} s",
     "distributed.worker.profile.enabled": False,

@@ -35,8 +35,8 @@ _MADE = (
     "({{'__name__': {package!r} + '_bootstrap'}})"
 )
 
-#: By client: sending, or done.
-_sendings: weakref.WeakKeyDictionary[Any, asyncio.Future[Any]] = (
+#: By client: whether it was sent, once that is known.
+_sendings: weakref.WeakKeyDictionary[Any, asyncio.Future[bool]] = (
     weakref.WeakKeyDictionary()
 )
 
@@ -59,15 +59,19 @@ async def send(client: Any) -> None:
     is one, to none.
     """
     sending = _sendings.get(client)
-    if sending is None:
+    if sending is None or (sending.done() and not _has_sent(sending)):
         sending = _sendings[client] = asyncio.ensure_future(_send(client))
     # Never cancelled: others wait for it, too.
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.wait({sending}, timeout=TIMEOUT)
 
 
-async def _send(client: Any) -> None:
-    # Whoever cannot be told will be asked again.
+def _has_sent(sending: asyncio.Future[bool]) -> bool:
+    return not sending.cancelled() and sending.result()
+
+
+async def _send(client: Any) -> bool:
+    # Whoever cannot be told will be tried again.
     with contextlib.suppress(Exception):
         versions = await client.run(
             eval,
@@ -76,6 +80,8 @@ async def _send(client: Any) -> None:
         )
         if set(versions.values()) == {sys.version_info[:2]}:
             await client.register_plugin(Ourselves())
+            return True
+    return False
 
 
 def _sources() -> dict[str, tuple[bool, str, bytes]]:

@@ -14,6 +14,7 @@ from typing import Any
 from distributed.versions import get_versions
 
 from joblib_distributed.data.payload import pack_invocation
+from joblib_distributed.driver import ourselves, refusals
 from joblib_distributed.driver.fitness import PACKAGES, Found
 from joblib_distributed.driver.losses import LOST
 from joblib_distributed.worker.probe import Described, describe_host
@@ -78,6 +79,18 @@ async def _ask_worker(client: Any, address: str, known: Mapping[str, Any]) -> Fo
     found = _found(address, versions)._replace(
         threads=threads, memory_limit=limit, is_direct=is_direct, seconds=seconds
     )
+    answer, obstacle = await _describe(client, address)
+    if refusals.lacks_us(answer):  # as a call would
+        await ourselves.send(client)
+        answer, obstacle = await _describe(client, address)
+    if isinstance(answer, BaseException):
+        return found._replace(obstacle=f"{type(answer).__name__}: {answer}")
+    if answer is None:
+        return found._replace(obstacle=obstacle or "it is gone")
+    return found._replace(described=Described(*answer))
+
+
+async def _describe(client: Any, address: str) -> tuple[Any, str]:
     asked = client.run(
         pickle.loads,
         pack_invocation(describe_host),
@@ -85,12 +98,7 @@ async def _ask_worker(client: Any, address: str, known: Mapping[str, Any]) -> Fo
         on_error="return",
     )
     answers, obstacle = await _answer(asked)
-    answer = (answers or {}).get(address)
-    if isinstance(answer, BaseException):
-        return found._replace(obstacle=f"{type(answer).__name__}: {answer}")
-    if answer is None:
-        return found._replace(obstacle=obstacle or "it is gone")
-    return found._replace(described=Described(*answer))
+    return (answers or {}).get(address), obstacle
 
 
 async def _answer(asked: Any) -> tuple[Any, str]:

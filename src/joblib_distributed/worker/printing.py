@@ -170,10 +170,9 @@ class _Catching:
         # By name: what was there before, and what takes its place; made once, so that
         # what a task puts around it goes on to work.
         self._streams: dict[str, tuple[Any, _Stream]] = {}
-        self._last_resort: logging.Handler | None = None
         self._handler = _Handler()
-        # The level of the root logger before, and that it was given.
-        self._levels = (logging.WARNING, logging.WARNING)
+        # The level of the root logger before, and that it was given; 0 for none.
+        self._level = self._given = 0
 
     def begin(self, output: Output, level: int) -> None:
         with self._lock:
@@ -187,18 +186,15 @@ class _Catching:
                         stream = _Stream(kind, now)
                         self._streams[name] = (now, stream)
                     setattr(sys, name, stream)
-                self._begin_logging(level)
+                # No handler of the root: with one there, `basicConfig` does nothing.
+                self._handler.before = logging.lastResort
+                logging.lastResort = self._handler
+                self._level, self._given = logging.getLogger().level, 0
+            root = logging.getLogger()
+            if level < root.level:  # drivers want more or less: each passes over the rest
+                self._given = level
+                root.setLevel(level)
             self.outputs.append(output)
-
-    def _begin_logging(self, level: int) -> None:
-        root = logging.getLogger()
-        # Not a handler of the root: with one there, `basicConfig` would do nothing.
-        self._last_resort = logging.lastResort
-        self._handler.before = self._last_resort
-        logging.lastResort = self._handler
-        self._levels = (root.level, min(level, root.level))
-        if root.level != self._levels[1]:
-            root.setLevel(self._levels[1])
 
     def end(self, output: Output) -> None:
         with self._lock:
@@ -207,12 +203,11 @@ class _Catching:
                 for name, (before, stream) in self._streams.items():
                     if getattr(sys, name) is stream:  # else a task has put its own there
                         setattr(sys, name, before)
-                root = logging.getLogger()
                 if logging.lastResort is self._handler:
-                    logging.lastResort = self._last_resort
-                before_level, given = self._levels
-                if root.level == given != before_level:
-                    root.setLevel(before_level)
+                    logging.lastResort = self._handler.before
+                root = logging.getLogger()
+                if self._given and root.level == self._given:  # else a task has set it
+                    root.setLevel(self._level)
 
 
 def _leads_to(stream: Any, ours: _Stream) -> bool:
